@@ -1,0 +1,50 @@
+//! Where things are on this machine. The only file of this crate that reads the environment.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// Returns the root of the workspace that cargo runs us from.
+///
+/// # Errors
+/// When not started by cargo.
+pub(crate) fn workspace_root() -> Result<PathBuf> {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").context("start this as `cargo xtask`")?;
+    let root = Path::new(&manifest).parent().context("xtask has no parent folder")?;
+    Ok(root.to_path_buf())
+}
+
+/// Returns the folder where everything downloaded or compiled by the set-up is kept, made if absent.
+///
+/// # Errors
+/// When neither `XDG_CACHE_HOME` nor `HOME` is set, or the folder cannot be made.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let base = match env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()) {
+        Some(path) => PathBuf::from(path),
+        None => {
+            PathBuf::from(env::var_os("HOME").context("HOME is not set: set it, or XDG_CACHE_HOME")?).join(".cache")
+        }
+    };
+    let folder = base.join("kr-serve-mlx");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the cache folder {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Returns the cargo that started us.
+pub(crate) fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
+/// Returns the compiler's host triple, such as `x86_64-unknown-linux-gnu`.
+///
+/// # Errors
+/// When rustc does not run or does not tell.
+pub(crate) fn host_triple() -> Result<String> {
+    let rustc = env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
+    let version = process::output(std::process::Command::new(rustc).arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("`rustc -vV` names no host")?.to_owned())
+}
