@@ -1,0 +1,146 @@
+//! The seam between the edge (validate, relay) and the scheduling side (queue, dispatch, workers): a validated request to
+//! run, and the events it gives back. Token ids only; no text, no proto types, no gRPC.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kr_contract::{Exactness, FinishReason, RequestId, SamplingParams, TokenId};
+use tokio::sync::mpsc;
+use tokio_util::sync::DropGuard;
+
+/// Index of a model in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ModelIndex(pub(crate) usize);
+
+/// Whose request it is: the API key's id, or `default` without authentication.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Tenant(pub(crate) Arc<str>);
+
+/// Who goes first; higher first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Priority {
+    /// Work that can wait.
+    Low,
+    /// The default.
+    Normal,
+    /// Somebody is watching.
+    High,
+}
+
+/// One sequence to run, complete and checked: nothing later checks again.
+#[derive(Debug, Clone)]
+pub(crate) struct SequenceRequest {
+    pub(crate) request_id: RequestId,
+    pub(crate) model: ModelIndex,
+    pub(crate) tenant: Tenant,
+    pub(crate) priority: Priority,
+    pub(crate) prompt: Arc<[TokenId]>,
+    pub(crate) params: SamplingParams,
+    pub(crate) end_tokens: Arc<[TokenId]>,
+    pub(crate) stop_tokens: Vec<TokenId>,
+    pub(crate) max_tokens: u32,
+    pub(crate) cache_salt: Vec<u8>,
+    pub(crate) bypass_prefix_cache: bool,
+    pub(crate) arrived: Instant,
+    /// From `grpc-timeout`.
+    pub(crate) deadline: Option<Instant>,
+    /// W3C trace context of the request's span, for the worker's spans.
+    pub(crate) traceparent: Option<String>,
+}
+
+/// What happens to a sequence, in order: `Accepted` first, `Tokens` any number of times, then exactly one of `Finished` and
+/// `Failed`; or `Failed` alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum SequenceEvent {
+    /// A worker runs it. Response headers go out now.
+    Accepted(Accepted),
+    /// More tokens. `start_index` counts generated tokens from 0 without gap or repeat.
+    Tokens(Tokens),
+    /// It ended by itself.
+    Finished(Finished),
+    /// It ended otherwise; nothing more comes.
+    Failed(Failed),
+}
+
+/// Which worker took a sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Accepted {
+    pub(crate) worker: Arc<str>,
+    pub(crate) exactness: Exactness,
+    pub(crate) numerics_fingerprint: Arc<str>,
+    pub(crate) model_digest: Arc<str>,
+    /// 1 unless earlier workers were lost.
+    pub(crate) attempts: u32,
+    /// From arrival to the worker's accepting it.
+    pub(crate) queue_time: Duration,
+}
+
+/// Generated tokens of one step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Tokens {
+    pub(crate) start_index: u32,
+    pub(crate) ids: Vec<TokenId>,
+    /// Empty, or one for each id.
+    pub(crate) logprobs: Vec<TokenLogprobs>,
+}
+
+/// Natural log probabilities of one token.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct TokenLogprobs {
+    pub(crate) chosen: f32,
+    pub(crate) top: Vec<(TokenId, f32)>,
+}
+
+/// How a sequence ended in the worker, and what it took there.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Finished {
+    /// `Stop` means that the last id sent was an end token or stop id, which is not part of the text.
+    pub(crate) reason: FinishReason,
+    pub(crate) waiting: Duration,
+    pub(crate) prefill: Duration,
+    pub(crate) decode: Duration,
+    pub(crate) mean_batch_size: f32,
+    pub(crate) max_batch_size: u32,
+    pub(crate) cached_tokens: u32,
+    pub(crate) copied_bytes: u64,
+    pub(crate) copy_time: Duration,
+    pub(crate) preemptions: u32,
+}
+
+/// Why a sequence did not run to its end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failed {
+    /// The queue holds as many as it may.
+    #[error("the queue of this model is full ({capacity} requests)")]
+    QueueFull { capacity: usize, retry_after: Duration },
+    /// The client's deadline passed.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// It waited as long as the configuration allows and no worker was ready.
+    #[error("no worker became ready within {waited:?}")]
+    NoWorker { waited: Duration },
+    /// The service shuts down.
+    #[error("the service is shutting down")]
+    Draining,
+    /// The worker went away; `emitted` tokens had been sent.
+    #[error("the worker was lost after {emitted} tokens")]
+    WorkerLost { emitted: u32 },
+    /// The worker refused it, for a reason that would hold on every worker.
+    #[error("the worker refused the request: {message}")]
+    Refused { message: String },
+    /// The client reads too slowly.
+    #[error("the client reads too slowly")]
+    SlowConsumer,
+    /// The model failed on this sequence.
+    #[error("the model failed: {message}")]
+    ModelFailed { message: String },
+}
+
+/// A running sequence as the edge holds it. Dropping it cancels the sequence: it leaves the queue at once, or is in no step
+/// that the worker plans after it reads the cancel.
+#[derive(Debug)]
+pub(crate) struct SequenceStream {
+    /// Bounded; a reader who lets it fill is cut off with [`Failed::SlowConsumer`].
+    pub(crate) events: mpsc::Receiver<SequenceEvent>,
+    pub(crate) cancel_on_drop: DropGuard,
+}
