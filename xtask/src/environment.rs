@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -44,7 +45,23 @@ pub(crate) fn cargo() -> PathBuf {
 /// When rustc does not run or does not tell.
 pub(crate) fn host_triple() -> Result<String> {
     let rustc = env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
-    let version = process::output(std::process::Command::new(rustc).arg("-vV"))?;
+    let version = process::output(Command::new(rustc).arg("-vV"))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("`rustc -vV` names no host")?.to_owned())
+}
+
+/// Returns the folder with the binaries of a profile: `release`, or `debug` for cargo's `dev`.
+///
+/// # Errors
+/// When cargo does not tell where its target folder is.
+pub(crate) fn binaries(profile: &str) -> Result<PathBuf> {
+    let mut command = Command::new(cargo());
+    command
+        .args(["metadata", "--offline", "--no-deps", "--format-version", "1"])
+        .current_dir(workspace_root()?);
+    let metadata: serde_json::Value = serde_json::from_str(&process::output(&mut command)?)?;
+    let target = metadata["target_directory"]
+        .as_str()
+        .context("cargo metadata names no target folder")?;
+    Ok(Path::new(target).join(if profile == "dev" { "debug" } else { profile }))
 }

@@ -3,12 +3,23 @@
 //! The Makefile is the user's entrance; what would be more than a few lines there lives here. Nothing in the services depends
 //! on this crate.
 
+mod demo;
 mod environment;
 mod mlx;
 mod process;
+mod prometheus;
+mod protos;
 mod publish;
+mod service;
+mod tools;
+
+use std::path::Path;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+/// What the tests run, relative to the workspace.
+const TOOLS: &str = "integration-tests/requirements.txt";
 
 /// Set-up and chores of the kr-serve-mlx workspace.
 #[derive(Debug, Parser)]
@@ -26,10 +37,54 @@ enum Command {
         #[arg(long, value_enum, default_value_t = mlx::Backend::Cpu)]
         backend: mlx::Backend,
     },
+    /// Install the tools and clients of the tests and print their folder.
+    Tools,
+    /// Lint the protos and compare them with the main branch.
+    Protos,
+    /// Fetch and import the demo model with the built `kr`.
+    DemoModel {
+        /// Whose `kr` to use: `release` or `dev`.
+        #[arg(long, default_value = "release")]
+        profile: String,
+    },
+    /// Answer one prompt with the built release, from start to clean stop.
+    Demo {
+        /// What to ask.
+        #[arg(long)]
+        prompt: String,
+    },
+    /// Become `kr-router` in the foreground, with the demo model unless the arguments say otherwise.
+    Serve {
+        /// Arguments of `kr-router`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Start a service on the demo model and run `kr bench` against it.
+    Bench {
+        /// Arguments of `kr bench`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Mlx { backend } => mlx::set_up(backend),
+        Command::Tools => tools::install(Path::new(TOOLS)),
+        Command::Protos => protos::check(Path::new(TOOLS)),
+        Command::DemoModel { profile } => demo::pull_model(&profile),
+        Command::Demo { prompt } => demo::run(&prompt),
+        Command::Serve { arguments } => demo::serve(&arguments),
+        Command::Bench { arguments } => demo::bench(&arguments),
     }
 }

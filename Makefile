@@ -1,0 +1,60 @@
+# The commands of kr-serve-mlx. Whatever needs more than a few lines is an xtask.
+
+PROMPT ?= What is the capital of France, and what is it known for?
+ARGS ?=
+BACKEND ?= cpu
+export PROMPT
+
+PROGRAMS := -p kr-router -p kr-worker -p kr-cli
+XTASK := cargo xtask
+
+.DEFAULT_GOAL := help
+.PHONY: help packages setup build demo serve test check bench bench-peers clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+packages:
+	@sh xtask/packages.sh
+
+# xtask is built in the open first: `cargo xtask` itself is quiet.
+setup: packages ## Install or name missing system packages, get MLX, compile mlx-c
+	@cargo build --package xtask
+	@$(XTASK) mlx --backend $(BACKEND)
+
+build: setup ## Build the release binaries kr, kr-router and kr-worker
+	@cargo build --release $(PROGRAMS)
+
+demo: build ## Answer PROMPT="…" with the demo model, streamed to the terminal
+	@$(XTASK) demo --prompt "$$PROMPT"
+
+serve: build ## Serve in the foreground; ARGS="--workers 2" and the like go to kr-router
+	@exec $(XTASK) serve -- $(ARGS)
+
+test: setup ## Run everything that must hold
+	@cargo build --workspace --bins
+	@$(XTASK) demo-model --profile dev
+	@tools="$$($(XTASK) tools)" && export KR_TOOLS="$$tools" && \
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo test --workspace --doc --quiet && cargo nextest run --workspace; \
+	else \
+		cargo test --workspace; \
+	fi
+
+check: setup ## Check format, lints, docs, dependencies and protos
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; \
+	else echo "cargo-deny is not installed: dependencies not checked (cargo install cargo-deny --locked)" >&2; fi
+	@$(XTASK) protos
+
+bench: build ## Measure the release with kr bench; ARGS="--concurrency 16 …"
+	@$(XTASK) bench -- $(ARGS)
+
+bench-peers: build ## Measure kr and mlx-lm's BatchGenerator on the same model, in turn
+	@$(XTASK) bench-peers
+
+clean: ## Remove build outputs; the cache of downloads stays
+	cargo clean
+	rm -f .cargo/mlx.toml

@@ -1,0 +1,107 @@
+//! The demo of the README: a router and its worker on loopback, one streamed answer, a clean stop.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::service::{Service, ServiceOptions};
+use crate::{environment, process};
+
+/// The model that demo and tests run, as `kr model pull` names its folder.
+const MODEL: &str = "SmolLM2-135M-Instruct";
+
+/// Loading and warming up takes seconds; a machine that needs longer than this has another problem.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Fetches and imports the demo model with `kr model pull demo`, which does nothing when the model is there.
+///
+/// # Errors
+/// When the `kr` of this profile is not built or fails.
+pub(crate) fn pull_model(profile: &str) -> Result<()> {
+    let kr = environment::binaries(profile)?.join("kr");
+    process::run(
+        Command::new(kr)
+            .args(["model", "pull", "demo"])
+            .stdout(std::io::stderr()),
+    )
+    .context("cannot get the demo model (is `kr` built?)")
+}
+
+/// Answers one prompt on the terminal.
+///
+/// # Errors
+/// When a step fails; the end of the service's log is shown if it was the service.
+pub(crate) fn run(prompt: &str) -> Result<()> {
+    let binaries = environment::binaries("release")?;
+    let service = start("demo")?;
+    let mut generate = Command::new(binaries.join("kr"));
+    generate
+        .args(["generate", "--server"])
+        .arg(format!("http://{}", service.grpc()))
+        .args(["--chat", prompt]);
+    let answered = process::run(&mut generate);
+    let stopped = service.stop();
+    answered?;
+    stopped
+}
+
+/// Becomes `kr-router` in the foreground, serving the demo model unless the arguments name a model or a configuration.
+///
+/// # Errors
+/// When the model cannot be fetched or the router cannot be started; on success it does not return.
+pub(crate) fn serve(arguments: &[String]) -> Result<()> {
+    let mut router = Command::new(environment::binaries("release")?.join("kr-router"));
+    let names_model = |argument: &String| {
+        let flag = argument.split('=').next().unwrap_or_default();
+        ["--model", "--config", "--help", "--version"].contains(&flag)
+    };
+    if !arguments.iter().any(names_model) {
+        pull_model("release")?;
+        router.arg("--model").arg(model_folder()?);
+    }
+    let error = std::os::unix::process::CommandExt::exec(router.args(arguments));
+    Err(error).context("cannot start kr-router")
+}
+
+/// Measures the built release with `kr bench` against a service of its own.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn bench(arguments: &[String]) -> Result<()> {
+    let binaries = environment::binaries("release")?;
+    let service = start("bench")?;
+    let mut bench = Command::new(binaries.join("kr"));
+    bench
+        .args(["bench", "--server"])
+        .arg(format!("http://{}", service.grpc()))
+        .args(arguments);
+    let measured = process::run(&mut bench);
+    let stopped = service.stop();
+    measured?;
+    stopped
+}
+
+/// Starts a router with one worker on the demo model; `purpose` names the folder of its log.
+fn start(purpose: &str) -> Result<Service> {
+    pull_model("release")?;
+    let binaries = environment::binaries("release")?;
+    let folder = binaries.with_file_name(purpose);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    eprintln!(
+        "{purpose}: starting kr-router and a worker on loopback (log: {})",
+        folder.join("router.log").display()
+    );
+    Service::start(&ServiceOptions {
+        router: &binaries.join("kr-router"),
+        arguments: &["--model".into(), model_folder()?.into(), "--workers".into(), "1".into()],
+        folder: &folder,
+        start_limit: START_LIMIT,
+    })
+}
+
+fn model_folder() -> Result<PathBuf> {
+    Ok(environment::cache()?.join("models").join(MODEL))
+}
