@@ -45,7 +45,7 @@ check: setup ## Check format, lints, docs, dependencies and protos
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; \
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: dependencies not checked (cargo install cargo-deny --locked)" >&2; fi
 	@$(XTASK) protos
 

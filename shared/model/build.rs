@@ -13,7 +13,12 @@ fn main() {
         return;
     };
     let rpath = format!("-Wl,-rpath,{}", lib.display());
-    let arguments = ["-Wl,--no-as-needed,-lopenblas,--as-needed", &rpath];
+    // A CUDA build of MLX needs the card's driver, which the machine that links may lack.
+    let arguments = [
+        "-Wl,--no-as-needed,-lopenblas,--as-needed",
+        "-Wl,--allow-shlib-undefined",
+        &rpath,
+    ];
     for argument in arguments {
         println!("cargo::rustc-link-arg={argument}");
     }

@@ -54,7 +54,7 @@ pub(crate) fn set_up(backend: Backend) -> Result<()> {
     }
     let cache = environment::cache()?;
     let workspace = environment::workspace_root()?;
-    let mlx = wheel::install(&cache, &triple, backend)?;
+    let mlx = wheel::install(&cache, &workspace, &triple, backend)?;
     let mlx_c = locate_mlx_c(&workspace, &triple)?;
     let sources = Sources {
         mlx_include: mlx.join("include"),

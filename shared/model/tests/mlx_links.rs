@@ -1,24 +1,6 @@
 //! The process that cargo links is the one we mean: MLX computes, OpenBLAS does its products, adopted memory is not copied.
-#![expect(
-    unsafe_code,
-    reason = "calls the C interface of MLX directly, below the crate's own wrappers"
-)]
-
-use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mlx_rs::Array;
-
-unsafe extern "C" {
-    fn kr_mlx_adopt_cpu(
-        data: *mut c_void,
-        shape: *const c_int,
-        rank: c_int,
-        dtype: mlx_sys::mlx_dtype,
-        payload: *mut c_void,
-        release: extern "C" fn(*mut c_void),
-    ) -> mlx_sys::mlx_array;
-}
 
 fn on_cpu() {
     mlx_rs::Device::set_default(&mlx_rs::Device::cpu());
@@ -49,38 +31,60 @@ fn the_intended_blas_is_loaded() {
     }
 }
 
-static RELEASED: AtomicUsize = AtomicUsize::new(0);
-
-extern "C" fn count_release(_: *mut c_void) {
-    RELEASED.fetch_add(1, Ordering::SeqCst);
-}
-
-#[test]
 #[cfg(target_os = "linux")]
-fn adopted_memory_is_used_in_place_and_released_once() {
-    on_cpu();
-    // The first 8 bytes stand for a file's header: MLX takes the word before the data for its own.
-    let mut memory: Vec<f32> = (0..34).map(|value| value as f32).collect();
-    let data = memory[2..].as_mut_ptr();
-    let shape: [c_int; 2] = [4, 8];
-    // SAFETY: `memory` outlives every array below, and two floats lie before `data`.
-    let array = unsafe {
-        let (data, payload) = (data.cast(), std::ptr::null_mut());
-        Array::from_ptr(kr_mlx_adopt_cpu(
-            data,
-            shape.as_ptr(),
-            2,
-            mlx_sys::mlx_dtype__MLX_FLOAT32,
-            payload,
-            count_release,
-        ))
-    };
-    assert_eq!(array.as_slice::<f32>().as_ptr(), data.cast_const());
-    let sum = array.sum(None).unwrap();
-    sum.eval().unwrap();
-    assert_eq!(sum.as_slice::<f32>(), [memory[2..].iter().sum::<f32>()]);
-    assert_eq!(RELEASED.load(Ordering::SeqCst), 0, "released while an array is alive");
-    drop((array, sum));
-    assert_eq!(RELEASED.load(Ordering::SeqCst), 1);
-    drop(memory);
+#[expect(
+    unsafe_code,
+    reason = "calls the C interface of MLX directly, below the crate's own wrappers"
+)]
+mod adoption {
+    use std::ffi::{c_int, c_void};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mlx_rs::Array;
+
+    unsafe extern "C" {
+        fn kr_mlx_adopt_cpu(
+            data: *mut c_void,
+            shape: *const c_int,
+            rank: c_int,
+            dtype: mlx_sys::mlx_dtype,
+            payload: *mut c_void,
+            release: extern "C" fn(*mut c_void),
+        ) -> mlx_sys::mlx_array;
+    }
+
+    static RELEASED: AtomicUsize = AtomicUsize::new(0);
+
+    extern "C" fn count_release(_: *mut c_void) {
+        RELEASED.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn adopted_memory_is_used_in_place_and_released_once() {
+        super::on_cpu();
+        // The first 8 bytes stand for a file's header: MLX takes the word before the data for its own.
+        let mut memory: Vec<f32> = (0..34).map(|value| value as f32).collect();
+        let data = memory[2..].as_mut_ptr();
+        let shape: [c_int; 2] = [4, 8];
+        // SAFETY: `memory` outlives every array below, and two floats lie before `data`.
+        let array = unsafe {
+            let (data, payload) = (data.cast(), std::ptr::null_mut());
+            Array::from_ptr(kr_mlx_adopt_cpu(
+                data,
+                shape.as_ptr(),
+                2,
+                mlx_sys::mlx_dtype__MLX_FLOAT32,
+                payload,
+                count_release,
+            ))
+        };
+        assert_eq!(array.as_slice::<f32>().as_ptr(), data.cast_const());
+        let sum = array.sum(None).unwrap();
+        sum.eval().unwrap();
+        assert_eq!(sum.as_slice::<f32>(), [memory[2..].iter().sum::<f32>()]);
+        assert_eq!(RELEASED.load(Ordering::SeqCst), 0, "released while an array is alive");
+        drop((array, sum));
+        assert_eq!(RELEASED.load(Ordering::SeqCst), 1);
+        drop(memory);
+    }
 }
