@@ -1,2 +1,80 @@
-//! Placeholder.
-fn main() {}
+//! `kr`: the command line of kr-serve-mlx. Each command has one file; this one only chooses.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod bench;
+mod chat;
+mod client;
+mod config;
+mod error;
+mod generate;
+mod model;
+mod options;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+
+/// Talk to kr-serve-mlx, import models, measure.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong configuration, 69 server not reachable, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(name = "kr", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Continue a prompt (or answer it, with --chat) and print the text as it comes.
+    Generate(generate::Args),
+    /// Hold a conversation.
+    Chat(chat::Args),
+    /// Get, import and list models.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Put load on a server and report throughput and latencies.
+    Bench(bench::Args),
+    /// Show or check a router's configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Error::Output(error).report(),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Generate(args) => interruptible(generate::run(args)).await,
+        Command::Chat(args) => chat::run(args).await,
+        Command::Model(command) => interruptible(model::run(command)).await,
+        Command::Bench(args) => interruptible(bench::run(args)).await,
+        Command::Config(command) => config::run(command),
+    }
+}
+
+/// Ends `work` at the first interrupt. Dropping a call cancels it at the server.
+async fn interruptible(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted),
+    }
+}
