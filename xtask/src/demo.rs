@@ -35,17 +35,10 @@ pub(crate) fn pull_model(profile: &str) -> Result<()> {
 /// # Errors
 /// When a step fails; the end of the service's log is shown if it was the service.
 pub(crate) fn run(prompt: &str) -> Result<()> {
-    let binaries = environment::binaries("release")?;
     let service = start("demo")?;
-    let mut generate = Command::new(binaries.join("kr"));
-    generate
-        .args(["generate", "--server"])
-        .arg(format!("http://{}", service.grpc()))
-        .args(["--chat", prompt]);
-    let answered = process::run(&mut generate);
-    let stopped = service.stop();
-    answered?;
-    stopped
+    let mut generate = kr("generate", &service)?;
+    generate.args(["--chat", prompt]);
+    ending(service, &mut generate)
 }
 
 /// Becomes `kr-router` in the foreground, serving the demo model unless the arguments name a model or a configuration.
@@ -71,21 +64,39 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
-    let binaries = environment::binaries("release")?;
     let service = start("bench")?;
-    let mut bench = Command::new(binaries.join("kr"));
+    let mut bench = kr("bench", &service)?;
     bench
-        .args(["bench", "--server"])
-        .arg(format!("http://{}", service.grpc()))
+        .arg("--http")
+        .arg(format!("http://{}", service.http()))
         .args(arguments);
-    let measured = process::run(&mut bench);
+    ending(service, &mut bench)
+}
+
+/// A command of `kr` that talks to the service.
+///
+/// # Errors
+/// When cargo does not tell where the binaries are.
+pub(crate) fn kr(command: &str, service: &Service) -> Result<Command> {
+    let mut kr = Command::new(environment::binaries("release")?.join("kr"));
+    kr.arg(command)
+        .arg("--server")
+        .arg(format!("http://{}", service.grpc()));
+    Ok(kr)
+}
+
+/// Runs a command and stops the service after it, whatever came out.
+fn ending(service: Service, command: &mut Command) -> Result<()> {
+    let ran = process::run(command);
     let stopped = service.stop();
-    measured?;
-    stopped
+    ran.and(stopped)
 }
 
 /// Starts a router with one worker on the demo model; `purpose` names the folder of its log.
-fn start(purpose: &str) -> Result<Service> {
+///
+/// # Errors
+/// When the model cannot be fetched or the router does not come to serve.
+pub(crate) fn start(purpose: &str) -> Result<Service> {
     pull_model("release")?;
     let binaries = environment::binaries("release")?;
     let folder = binaries.with_file_name(purpose);
@@ -102,6 +113,10 @@ fn start(purpose: &str) -> Result<Service> {
     })
 }
 
-fn model_folder() -> Result<PathBuf> {
+/// Returns where `kr model pull demo` puts the float32 model.
+///
+/// # Errors
+/// When there is no cache folder.
+pub(crate) fn model_folder() -> Result<PathBuf> {
     Ok(environment::cache()?.join("models").join(MODEL))
 }

@@ -6,6 +6,7 @@
 mod demo;
 mod environment;
 mod mlx;
+mod peers;
 mod process;
 mod prometheus;
 mod protos;
@@ -65,6 +66,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure the built release and mlx-lm's BatchGenerator in turn, and print a table.
+    BenchPeers {
+        /// How often; the table shows medians.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+        rounds: u8,
+    },
 }
 
 fn main() -> ExitCode {
@@ -86,5 +93,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo { prompt } => demo::run(&prompt),
         Command::Serve { arguments } => demo::serve(&arguments),
         Command::Bench { arguments } => demo::bench(&arguments),
+        Command::BenchPeers { rounds } => peers::compare(rounds.into()),
     }
 }

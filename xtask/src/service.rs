@@ -29,7 +29,14 @@ pub(crate) struct ServiceOptions<'a> {
 pub(crate) struct Service {
     child: Child,
     log: PathBuf,
+    addresses: Addresses,
+}
+
+/// Where a router listens, each `host:port`.
+#[derive(Default)]
+struct Addresses {
     grpc: String,
+    http: String,
 }
 
 impl Service {
@@ -58,15 +65,20 @@ impl Service {
         let mut service = Self {
             child,
             log,
-            grpc: String::new(),
+            addresses: Addresses::default(),
         };
-        service.grpc = service.wait_for_address(&address_file, options.start_limit)?;
+        service.addresses = service.wait_for_addresses(&address_file, options.start_limit)?;
         Ok(service)
     }
 
     /// The address of the gRPC listener, `host:port`.
     pub(crate) fn grpc(&self) -> &str {
-        &self.grpc
+        &self.addresses.grpc
+    }
+
+    /// The address of the HTTP listener, `host:port`.
+    pub(crate) fn http(&self) -> &str {
+        &self.addresses.http
     }
 
     /// Asks the router to stop as an operator would, with SIGTERM.
@@ -88,14 +100,17 @@ impl Service {
         }
     }
 
-    fn wait_for_address(&mut self, file: &Path, limit: Duration) -> Result<String> {
+    fn wait_for_addresses(&mut self, file: &Path, limit: Duration) -> Result<Addresses> {
         let deadline = Instant::now() + limit;
         loop {
             // The file may be seen half written: whatever does not parse yet is looked at again.
             let text = fs::read_to_string(file).unwrap_or_default();
             let addresses: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            if let Some(grpc) = addresses["grpc"].as_str() {
-                return Ok(grpc.to_owned());
+            if let (Some(grpc), Some(http)) = (addresses["grpc"].as_str(), addresses["http"].as_str()) {
+                return Ok(Addresses {
+                    grpc: grpc.to_owned(),
+                    http: http.to_owned(),
+                });
             }
             if let Some(status) = self.child.try_wait()? {
                 return Err(self.ended(status));
