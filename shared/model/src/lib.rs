@@ -1,2 +1,39 @@
-//! Placeholder.
+//! Models on MLX: weights mapped from safetensors, layers, architectures, KV arenas and sampling, behind the engine's
+//! [`Model`](kr_engine::model::Model) trait. The only crate that names mlx-rs; no array leaves it. Knows no requests and no text.
+//!
+//! A [`LoadedModel`] stays on the thread that loaded it, drop included.
+//!
+//! # Layout
+//! - [`load`]: config → weights → architecture → [`LoadedModel`]
+//! - `config`, `weights`, `digest`: a model directory's files, checked
+//! - `layers`, `attention`, `models/<architecture>`: the computation, in MLX's operations
+//! - `kv`, `step`: where KV lies and which tokens of a step see what of it
+//! - `sample`: from logits to tokens
+//! - [`blas`]: which BLAS the process computes with
+
 pub mod blas;
+
+mod attention;
+mod config;
+mod digest;
+mod error;
+mod fingerprint;
+mod kv;
+mod layers;
+mod limits;
+mod load;
+mod loaded;
+mod models;
+mod options;
+mod sample;
+mod step;
+mod weights;
+
+pub use digest::tokenizer_digest;
+pub use error::Error;
+pub use load::{ModelInfo, QuantizationInfo, load};
+pub use loaded::{LoadedModel, Ticket};
+pub use options::{ComputeDtype, Kernels, LoadOptions, UnknownDtype};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,178 @@
+//! Typed access to a model directory's config.json, with errors that name file, field, value and cure.
+//!
+//! What every architecture shares is read here ([`ConfigFile::open`]); an architecture reads its own fields in its own file.
+
+mod quantization;
+
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use kr_contract::TokenId;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+pub(crate) use quantization::{Quantization, Scheme};
+
+/// config.json, parsed and not yet understood.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    fields: Map<String, Value>,
+}
+
+impl ConfigFile {
+    /// Reads `dir`/config.json.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let bytes = read(&path)?;
+        let fields = parse(&path, &bytes)?;
+        Ok(Self { path, bytes, fields })
+    }
+
+    /// The file as it is on disk, for the digest.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The one entry of `architectures`.
+    pub(crate) fn architecture(&self) -> Result<&str> {
+        match self.get("architectures") {
+            Some(Value::Array(names)) if names.len() == 1 => names[0].as_str(),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            self.refuse(
+                "architectures",
+                "it must name exactly one architecture",
+                "use a Hugging Face model directory",
+            )
+        })
+    }
+
+    /// The field's value, `None` where it is absent or null.
+    pub(crate) fn get(&self, field: &str) -> Option<&Value> {
+        let mut value = self.fields.get(field.split('.').next().unwrap_or(field))?;
+        for part in field.split('.').skip(1) {
+            value = value.get(part)?;
+        }
+        (!value.is_null()).then_some(value)
+    }
+
+    /// A whole number within `range`.
+    pub(crate) fn integer(&self, field: &str, range: RangeInclusive<u32>) -> Result<u32> {
+        let value = self
+            .get(field)
+            .ok_or_else(|| self.refuse(field, "it is required", "add it, or download the model again"))?;
+        value
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| {
+                let problem = format!("it must be a whole number from {} to {}", range.start(), range.end());
+                self.refuse(field, &problem, "correct it, or download the model again")
+            })
+    }
+
+    /// A whole number within `range`, `default` where it is absent.
+    pub(crate) fn integer_or(&self, field: &str, range: RangeInclusive<u32>, default: u32) -> Result<u32> {
+        if self.get(field).is_none() {
+            return Ok(default);
+        }
+        self.integer(field, range)
+    }
+
+    /// A positive number, `default` where it is absent.
+    pub(crate) fn positive_or(&self, field: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.get(field) else {
+            return Ok(default);
+        };
+        value
+            .as_f64()
+            .filter(|number| number.is_finite() && *number > 0.0)
+            .ok_or_else(|| self.refuse(field, "it must be a positive number", "correct it"))
+    }
+
+    /// A truth value, `default` where it is absent.
+    pub(crate) fn boolean_or(&self, field: &str, default: bool) -> Result<bool> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(_) => Err(self.refuse(field, "it must be true or false", "correct it")),
+        }
+    }
+
+    /// Refuses any value of `field` but absence, null and `allowed`.
+    pub(crate) fn only(&self, field: &str, allowed: &Value, cure: &str) -> Result<()> {
+        match self.get(field) {
+            None => Ok(()),
+            Some(value) if value == allowed => Ok(()),
+            Some(_) => Err(self.refuse(field, &format!("only {allowed} is supported"), cure)),
+        }
+    }
+
+    /// The quantisation of the weights.
+    pub(crate) fn quantization(&self) -> Result<Option<Quantization>> {
+        quantization::read(self)
+    }
+
+    /// The tokens that end an answer: generation_config.json's, else config.json's.
+    pub(crate) fn eos_token_ids(&self) -> Result<Vec<TokenId>> {
+        let path = self.path.with_file_name("generation_config.json");
+        if path.is_file() {
+            let fields = parse(&path, &read(&path)?)?;
+            let bytes = Vec::new();
+            let generation = Self { path, bytes, fields };
+            if generation.get("eos_token_id").is_some() {
+                return generation.ids("eos_token_id");
+            }
+        }
+        match self.get("eos_token_id") {
+            Some(_) => self.ids("eos_token_id"),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// An error about `field` as it is in the file.
+    pub(crate) fn refuse(&self, field: &str, problem: &str, cure: &str) -> Error {
+        let value = self.get(field).map_or_else(|| "missing".to_owned(), Value::to_string);
+        let (field, problem, cure) = (field.to_owned(), problem.to_owned(), cure.to_owned());
+        Error::Config {
+            path: self.path.clone(),
+            field,
+            value,
+            problem,
+            cure,
+        }
+    }
+
+    fn ids(&self, field: &str) -> Result<Vec<TokenId>> {
+        let id = |value: &Value| value.as_u64().and_then(|id| TokenId::try_from(id).ok());
+        let ids = match self.get(field) {
+            Some(Value::Array(values)) => values.iter().map(id).collect(),
+            Some(value) => id(value).map(|id| vec![id]),
+            None => None,
+        };
+        ids.ok_or_else(|| self.refuse(field, "it must be a token id or a list of them", "correct it"))
+    }
+}
+
+/// Reads a whole small file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Map<String, Value>> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,364 @@
+//! KV memory: slots in arenas by length bucket, and the block store beside them.
+//!
+//! An arena holds the slots of one bucket: for every layer `[rows, kv_heads, capacity, head_dim]` of keys and the same of values.
+//! A slot's KV index is its absolute position. Arenas grow by doubling and give rows back when another one needs the memory, so that
+//! all arenas together stay within the budget. A row is cleared when a new owner takes it: what a former one left there,
+//! NaN included, reaches no sum.
+
+mod blocks;
+
+use mlx_rs::error::Result as MlxResult;
+use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+use mlx_rs::ops::{concatenate, zeros_dtype};
+use mlx_rs::{Array, Dtype, transforms};
+
+use kr_engine::model::{BlockId, BucketId, ModelError, ModelLimits, SlotId};
+
+use crate::layers::dim;
+use crate::step::ArenaShape;
+use blocks::BlockStore;
+
+type Result<T> = std::result::Result<T, ModelError>;
+
+/// What one token's KV is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvShape {
+    pub(crate) layers: usize,
+    pub(crate) kv_heads: i32,
+    pub(crate) head_dim: i32,
+    pub(crate) dtype: Dtype,
+}
+
+impl KvShape {
+    /// Bytes of KV that one token takes.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        let item = match self.dtype {
+            Dtype::Float32 => 4,
+            _ => 2,
+        };
+        let width = u64::from(self.kv_heads.unsigned_abs()) * u64::from(self.head_dim.unsigned_abs());
+        2 * self.layers as u64 * width * item
+    }
+}
+
+/// One layer's keys and values of one arena: `[rows, kv_heads, capacity, head_dim]`.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerKv {
+    pub(crate) keys: Array,
+    pub(crate) values: Array,
+}
+
+impl LayerKv {
+    fn map(&self, change: impl Fn(&Array) -> MlxResult<Array>) -> MlxResult<Self> {
+        Ok(Self {
+            keys: change(&self.keys)?,
+            values: change(&self.values)?,
+        })
+    }
+
+    fn both(&mut self) -> [&mut Array; 2] {
+        [&mut self.keys, &mut self.values]
+    }
+}
+
+/// A row of an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Row {
+    /// Never used since it was made: all zeros.
+    Clean,
+    /// Free, with a former owner's KV in it.
+    Stale,
+    /// Owned.
+    Taken(SlotId),
+}
+
+/// The rows of one bucket.
+#[derive(Debug)]
+struct Arena {
+    capacity: usize,
+    rows: Vec<Row>,
+}
+
+/// Where a slot lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) bucket: usize,
+    pub(crate) row: usize,
+}
+
+/// All KV memory of a model.
+#[derive(Debug)]
+pub(crate) struct KvArenas {
+    shape: KvShape,
+    /// By bucket.
+    arenas: Vec<Arena>,
+    /// By layer, then by bucket: what a layer of the model is handed.
+    layers: Vec<Vec<LayerKv>>,
+    /// By slot.
+    places: Vec<Option<Place>>,
+    budget_bytes: u64,
+    store: Option<BlockStore>,
+}
+
+impl KvArenas {
+    pub(crate) fn new(shape: KvShape, limits: &ModelLimits) -> MlxResult<Self> {
+        let arenas: Vec<_> = limits
+            .bucket_tokens
+            .iter()
+            .map(|capacity| Arena {
+                capacity: *capacity as usize,
+                rows: Vec::new(),
+            })
+            .collect();
+        let empty: Vec<_> = arenas
+            .iter()
+            .map(|arena| zeros(shape, 0, arena.capacity))
+            .collect::<MlxResult<_>>()?;
+        let store = match limits.store_blocks {
+            0 => None,
+            count => Some(BlockStore::new(shape, count as usize, limits.block_tokens as usize)?),
+        };
+        Ok(Self {
+            shape,
+            arenas,
+            layers: vec![empty; shape.layers],
+            places: vec![None; limits.max_sequences as usize],
+            budget_bytes: limits.kv_budget_bytes,
+            store,
+        })
+    }
+
+    /// By bucket, for a step's layout.
+    pub(crate) fn arena_shapes(&self) -> Vec<ArenaShape> {
+        let shape = |arena: &Arena| ArenaShape {
+            rows: arena.rows.len(),
+            capacity: arena.capacity,
+        };
+        self.arenas.iter().map(shape).collect()
+    }
+
+    /// One layer's KV, by bucket.
+    pub(crate) fn layer(&mut self, index: usize) -> &mut [LayerKv] {
+        &mut self.layers[index]
+    }
+
+    /// Every array there is, to be computed with a step's results.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.layers
+            .iter()
+            .flatten()
+            .filter(|kv| kv.keys.dim(0) > 0)
+            .flat_map(|kv| [&kv.keys, &kv.values])
+    }
+
+    /// Where `slot` lives and how many tokens it holds.
+    pub(crate) fn place(&self, slot: SlotId) -> Result<(Place, usize)> {
+        let place = self.places.get(slot.0 as usize).copied().flatten();
+        let place = place.ok_or_else(|| contract(format!("slot {} is not acquired", slot.0)))?;
+        Ok((place, self.arenas[place.bucket].capacity))
+    }
+
+    pub(crate) fn acquire(&mut self, slot: SlotId, bucket: BucketId) -> Result<()> {
+        match self.places.get(slot.0 as usize) {
+            Some(None) => {}
+            Some(Some(_)) => return Err(contract(format!("slot {} is acquired already", slot.0))),
+            None => return Err(contract(format!("there is no slot {}", slot.0))),
+        }
+        let place = self.take_row(slot, bucket)?;
+        self.places[slot.0 as usize] = Some(place);
+        Ok(())
+    }
+
+    /// Moves `slot` to a longer bucket with its first `written` positions; returns the bytes copied.
+    pub(crate) fn promote(&mut self, slot: SlotId, bucket: BucketId, written: usize) -> Result<u64> {
+        let (from, capacity) = self.place(slot)?;
+        if usize::from(bucket.0) <= from.bucket || written > capacity {
+            let problem = format!(
+                "slot {} cannot be promoted to bucket {} with {written} tokens",
+                slot.0, bucket.0
+            );
+            return Err(contract(problem));
+        }
+        let to = self.take_row(slot, bucket)?;
+        // Taking a row may have moved the old one.
+        let (from, _) = self.place(slot)?;
+        let (source, target, end) = (dim(from.row), dim(to.row), dim(written));
+        for layer in &mut self.layers {
+            let old = layer[from.bucket].clone();
+            for (new, old) in layer[to.bucket].both().into_iter().zip([&old.keys, &old.values]) {
+                let kept = old.try_index((source..source + 1, .., 0..end)).map_err(backend)?;
+                new.try_index_mut((target..target + 1, .., 0..end), &kept)
+                    .map_err(backend)?;
+            }
+        }
+        self.arenas[from.bucket].rows[from.row] = Row::Stale;
+        self.places[slot.0 as usize] = Some(to);
+        self.evaluate()?;
+        Ok(written as u64 * self.shape.bytes_per_token())
+    }
+
+    pub(crate) fn release(&mut self, slot: SlotId) {
+        if let Some(place) = self.places.get_mut(slot.0 as usize).and_then(Option::take) {
+            self.arenas[place.bucket].rows[place.row] = Row::Stale;
+        }
+    }
+
+    /// Copies stored blocks to the start of `slot`; returns the bytes copied.
+    pub(crate) fn copy_in(&mut self, slot: SlotId, blocks: &[BlockId]) -> Result<u64> {
+        let (place, capacity) = self.place(slot)?;
+        let store = self.store.as_ref().ok_or(ModelError::NoBlockStore)?;
+        let tokens = store.check(blocks, capacity)?;
+        store.copy_in(blocks, place, &mut self.layers).map_err(backend)?;
+        self.evaluate()?;
+        Ok(tokens as u64 * self.shape.bytes_per_token())
+    }
+
+    /// Copies the block at position `start` of `slot` to `block`; returns the bytes copied.
+    pub(crate) fn copy_out(&mut self, slot: SlotId, start: usize, block: BlockId) -> Result<u64> {
+        let (place, capacity) = self.place(slot)?;
+        let store = self.store.as_mut().ok_or(ModelError::NoBlockStore)?;
+        let tokens = store.check(&[block], capacity)?;
+        if !start.is_multiple_of(tokens) || start + tokens > capacity {
+            return Err(contract(format!("no block of slot {} starts at {start}", slot.0)));
+        }
+        store.copy_out(place, start, block, &self.layers).map_err(backend)?;
+        Ok(tokens as u64 * self.shape.bytes_per_token())
+    }
+
+    fn take_row(&mut self, slot: SlotId, bucket: BucketId) -> Result<Place> {
+        let bucket = usize::from(bucket.0);
+        let Some(arena) = self.arenas.get(bucket) else {
+            return Err(contract(format!("there is no bucket {bucket}")));
+        };
+        let free = |wanted| arena.rows.iter().position(|row| *row == wanted);
+        let row = match free(Row::Clean) {
+            Some(row) => row,
+            None => match free(Row::Stale) {
+                Some(row) => {
+                    self.clear_row(bucket, row).map_err(backend)?;
+                    row
+                }
+                None => self.grow(bucket)?,
+            },
+        };
+        self.arenas[bucket].rows[row] = Row::Taken(slot);
+        Ok(Place { bucket, row })
+    }
+
+    fn clear_row(&mut self, bucket: usize, row: usize) -> MlxResult<()> {
+        let nothing = Array::from_f32(0.0).as_dtype(self.shape.dtype)?;
+        let row = dim(row);
+        for layer in &mut self.layers {
+            for array in layer[bucket].both() {
+                array.try_index_mut(row..row + 1, &nothing)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Doubles the rows of `bucket`, as far as the budget allows; returns the first new one.
+    fn grow(&mut self, bucket: usize) -> Result<usize> {
+        let rows = self.arenas[bucket].rows.len();
+        let wanted = rows.max(1).min(self.places.len().saturating_sub(rows).max(1));
+        let row_bytes = self.row_bytes(bucket);
+        if self.arena_bytes() + row_bytes * wanted as u64 > self.budget_bytes {
+            self.shrink_others(bucket).map_err(memory)?;
+        }
+        let room = self.budget_bytes.saturating_sub(self.arena_bytes()) / row_bytes;
+        let added = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
+        if added == 0 {
+            return Err(ModelError::OutOfMemory(format!(
+                "another slot of {} tokens takes {row_bytes} bytes, the KV budget of {} bytes is spent",
+                self.arenas[bucket].capacity, self.budget_bytes
+            )));
+        }
+        let capacity = self.arenas[bucket].capacity;
+        // Layer by layer, so that old and new lie side by side for one layer only.
+        for layer in &mut self.layers {
+            let new = zeros(self.shape, added, capacity).map_err(memory)?;
+            let old = std::mem::replace(&mut layer[bucket], new.clone());
+            if rows > 0 {
+                layer[bucket].keys = concatenate(&[old.keys, new.keys], 0).map_err(memory)?;
+                layer[bucket].values = concatenate(&[old.values, new.values], 0).map_err(memory)?;
+            }
+            transforms::eval(layer[bucket].both().map(|array| &*array)).map_err(memory)?;
+        }
+        self.arenas[bucket].rows.resize(rows + added, Row::Clean);
+        Ok(rows)
+    }
+
+    /// Gives back the free rows of all buckets but `keep`.
+    fn shrink_others(&mut self, keep: usize) -> MlxResult<()> {
+        for bucket in (0..self.arenas.len()).filter(|bucket| *bucket != keep) {
+            let rows = &self.arenas[bucket].rows;
+            let taken: Vec<_> = (0..rows.len())
+                .filter(|row| matches!(rows[*row], Row::Taken(_)))
+                .collect();
+            if taken.len() == rows.len() {
+                continue;
+            }
+            let kept = crate::step::indices(taken.iter().map(|row| dim(*row)).collect());
+            for layer in &mut self.layers {
+                let smaller = match taken.len() {
+                    0 => zeros(self.shape, 0, self.arenas[bucket].capacity)?,
+                    _ => layer[bucket].map(|array| array.take_axis(&kept, 0))?,
+                };
+                layer[bucket] = smaller;
+                if !taken.is_empty() {
+                    transforms::eval(layer[bucket].both().map(|array| &*array))?;
+                }
+            }
+            self.renumber(bucket, &taken);
+        }
+        mlx_rs::memory::clear_cache()
+    }
+
+    fn renumber(&mut self, bucket: usize, taken: &[usize]) {
+        let arena = &mut self.arenas[bucket];
+        arena.rows = taken.iter().map(|row| arena.rows[*row]).collect();
+        for (row, owner) in arena.rows.iter().enumerate() {
+            if let Row::Taken(slot) = owner {
+                self.places[slot.0 as usize] = Some(Place { bucket, row });
+            }
+        }
+    }
+
+    fn row_bytes(&self, bucket: usize) -> u64 {
+        self.arenas[bucket].capacity as u64 * self.shape.bytes_per_token()
+    }
+
+    /// Bytes of all arenas and the store.
+    pub(crate) fn arena_bytes(&self) -> u64 {
+        let arenas: u64 = (0..self.arenas.len())
+            .map(|bucket| self.arenas[bucket].rows.len() as u64 * self.row_bytes(bucket))
+            .sum();
+        arenas + self.store.as_ref().map_or(0, BlockStore::bytes)
+    }
+
+    fn evaluate(&self) -> Result<()> {
+        transforms::eval(self.arrays()).map_err(memory)
+    }
+}
+
+fn zeros(shape: KvShape, rows: usize, capacity: usize) -> MlxResult<LayerKv> {
+    let dims = [dim(rows), shape.kv_heads, dim(capacity), shape.head_dim];
+    Ok(LayerKv {
+        keys: zeros_dtype(&dims, shape.dtype)?.contiguous()?,
+        values: zeros_dtype(&dims, shape.dtype)?.contiguous()?,
+    })
+}
+
+fn contract(problem: String) -> ModelError {
+    ModelError::Contract(problem)
+}
+
+fn backend(error: mlx_rs::error::Exception) -> ModelError {
+    ModelError::Backend(Box::new(error))
+}
+
+fn memory(error: mlx_rs::error::Exception) -> ModelError {
+    ModelError::OutOfMemory(error.what().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

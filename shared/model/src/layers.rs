@@ -1,0 +1,244 @@
+//! The layers that architectures are made of, over weights of either form: dense or quantised in groups.
+//!
+//! Activations are `[tokens, width]`: the tokens of all sequences of a step in one flat batch, so that every matrix product sees
+//! all of them.
+
+use mlx_rs::error::Result;
+use mlx_rs::ops::{addmm, dequantize, quantized_matmul, sigmoid};
+use mlx_rs::{Array, Dtype, fast};
+
+use crate::config::{Quantization, Scheme};
+use crate::error;
+use crate::weights::Weights;
+
+/// A length of an array. Configurations are checked to be far below the limit.
+pub(crate) fn dim(length: usize) -> i32 {
+    i32::try_from(length).unwrap_or(i32::MAX)
+}
+
+/// Loads layers by their names in the checkpoint.
+#[derive(Debug)]
+pub(crate) struct LayerLoader<'a> {
+    pub(crate) weights: &'a mut Weights,
+    pub(crate) quantization: Option<&'a Quantization>,
+    /// Type of activations and of dense weights.
+    pub(crate) dtype: Dtype,
+    /// Counts weights, packed ones as what they stand for.
+    pub(crate) parameters: u64,
+}
+
+/// The shape of a matrix as checkpoints store it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MatrixShape {
+    pub(crate) rows: u32,
+    pub(crate) columns: u32,
+}
+
+impl LayerLoader<'_> {
+    /// `{name}.weight` of `shape.rows` outputs and `shape.columns` inputs, and `{name}.bias` where `bias` says so.
+    pub(crate) fn linear(&mut self, name: &str, shape: MatrixShape, bias: bool) -> error::Result<Linear> {
+        let weight = self.matrix(name, shape)?;
+        let bias_name = format!("{name}.bias");
+        if !bias {
+            self.weights
+                .refuse(&bias_name, "is there, but config.json says this layer has no bias")?;
+            return Ok(Linear { weight, bias: None });
+        }
+        self.parameters += u64::from(shape.rows);
+        let bias = self.weights.dense(&bias_name, &[shape.rows], self.dtype)?;
+        Ok(Linear {
+            weight,
+            bias: Some(bias),
+        })
+    }
+
+    /// `{name}.weight`, one row for each token of the vocabulary.
+    pub(crate) fn embedding(&mut self, name: &str, shape: MatrixShape) -> error::Result<Embedding> {
+        let weight = self.matrix(name, shape)?;
+        Ok(Embedding { weight })
+    }
+
+    /// `{name}.weight` of `width` elements.
+    pub(crate) fn rms_norm(&mut self, name: &str, width: u32, eps: f32) -> error::Result<RmsNorm> {
+        self.parameters += u64::from(width);
+        let weight = self.weights.dense(&format!("{name}.weight"), &[width], self.dtype)?;
+        Ok(RmsNorm { weight, eps })
+    }
+
+    fn matrix(&mut self, name: &str, shape: MatrixShape) -> error::Result<Matrix> {
+        self.parameters += u64::from(shape.rows) * u64::from(shape.columns);
+        let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
+        match self.quantization.and_then(|quantization| quantization.scheme(name)) {
+            Some(scheme) if self.weights.contains(&scales) => self.quantized(name, shape, scheme),
+            _ => {
+                self.weights.refuse(
+                    &scales,
+                    "is there, but config.json's `quantization` does not say how this layer is packed",
+                )?;
+                let weight = self.weights.dense(&weight, &[shape.rows, shape.columns], self.dtype)?;
+                Ok(Matrix::dense(weight))
+            }
+        }
+    }
+
+    fn quantized(&mut self, name: &str, shape: MatrixShape, scheme: Scheme) -> error::Result<Matrix> {
+        let MatrixShape { rows, columns } = shape;
+        let groups = columns / scheme.group_size;
+        let packed = columns * scheme.bits / 32;
+        Ok(Matrix::Quantized {
+            weight: self.weights.packed(&format!("{name}.weight"), &[rows, packed])?,
+            scales: self.weights.float(&format!("{name}.scales"), &[rows, groups])?,
+            biases: self.weights.float(&format!("{name}.biases"), &[rows, groups])?,
+            group_size: scheme.group_size.cast_signed(),
+            bits: scheme.bits.cast_signed(),
+            dtype: self.dtype,
+        })
+    }
+}
+
+/// A matrix `[rows, columns]`.
+#[derive(Debug)]
+enum Matrix {
+    Dense {
+        weight: Array,
+        /// A view of `weight`: `[columns, rows]`.
+        transposed: Array,
+    },
+    Quantized {
+        weight: Array,
+        scales: Array,
+        biases: Array,
+        group_size: i32,
+        bits: i32,
+        /// Type of the results: scales may be of a wider one.
+        dtype: Dtype,
+    },
+}
+
+impl Matrix {
+    fn dense(weight: Array) -> Self {
+        let transposed = weight.t();
+        Self::Dense { weight, transposed }
+    }
+
+    /// `x`: `[tokens, columns]` → `[tokens, rows]`.
+    fn project(&self, x: &Array) -> Result<Array> {
+        match self {
+            Self::Dense { transposed, .. } => x.matmul(transposed),
+            Self::Quantized {
+                weight,
+                scales,
+                biases,
+                group_size,
+                bits,
+                dtype,
+            } => quantized_matmul(x, weight, scales, biases, true, *group_size, *bits)?.as_dtype(*dtype),
+        }
+    }
+
+    /// `ids`: `[tokens]` → `[tokens, columns]`.
+    fn rows(&self, ids: &Array) -> Result<Array> {
+        match self {
+            Self::Dense { weight, .. } => weight.take_axis(ids, 0),
+            Self::Quantized {
+                weight,
+                scales,
+                biases,
+                group_size,
+                bits,
+                dtype,
+            } => {
+                let (weight, scales) = (weight.take_axis(ids, 0)?, scales.take_axis(ids, 0)?);
+                let biases = biases.take_axis(ids, 0)?;
+                dequantize(&weight, &scales, &biases, *group_size, *bits)?.as_dtype(*dtype)
+            }
+        }
+    }
+}
+
+/// `y = x Wᵀ + b`.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    weight: Matrix,
+    bias: Option<Array>,
+}
+
+impl Linear {
+    /// `x`: `[tokens, inputs]` → `[tokens, outputs]`.
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        match (&self.weight, &self.bias) {
+            (weight, None) => weight.project(x),
+            (Matrix::Dense { transposed, .. }, Some(bias)) => addmm(bias, x, transposed, None, None),
+            (weight, Some(bias)) => weight.project(x)?.add(bias),
+        }
+    }
+}
+
+/// Token vectors.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    weight: Matrix,
+}
+
+impl Embedding {
+    /// `ids`: `[tokens]` → `[tokens, hidden]`. Ids must be within the vocabulary.
+    pub(crate) fn forward(&self, ids: &Array) -> Result<Array> {
+        self.weight.rows(ids)
+    }
+
+    /// The embedding as output layer: `x`: `[tokens, hidden]` → `[tokens, vocabulary]`.
+    pub(crate) fn as_linear(&self, x: &Array) -> Result<Array> {
+        self.weight.project(x)
+    }
+}
+
+/// Root mean square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467).
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    weight: Array,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// `x`: `[tokens, width]` → the same shape.
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        fast::rms_norm(x, Some(&self.weight), self.eps)
+    }
+}
+
+/// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated against each other as in Hugging Face's
+/// implementation.
+#[derive(Debug)]
+pub(crate) struct Rope {
+    head_dim: i32,
+    /// `[head_dim / 2]`: θ^(2i / head_dim), float32.
+    periods: Array,
+}
+
+impl Rope {
+    pub(crate) fn new(head_dim: u32, theta: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "rounds to the type that is computed with"
+        )]
+        let periods: Vec<f32> = (0..head_dim / 2)
+            .map(|index| theta.powf(f64::from(2 * index) / f64::from(head_dim)) as f32)
+            .collect();
+        Self {
+            head_dim: head_dim.cast_signed(),
+            periods: Array::from_slice(&periods, &[dim(periods.len())]),
+        }
+    }
+
+    /// `x`: `[tokens, heads, head_dim]`, `positions`: `[tokens]`, int32 → the shape of `x`.
+    pub(crate) fn forward(&self, x: &Array, positions: &Array) -> Result<Array> {
+        let shape = x.shape().to_vec();
+        let rows = x.reshape(&[shape[0], shape[1], 1, shape[2]])?;
+        fast::rope_dynamic(&rows, self.head_dim, false, None, 1.0, positions, &self.periods)?.reshape(&shape)
+    }
+}
+
+/// `x · sigmoid(x)`.
+pub(crate) fn silu(x: &Array) -> Result<Array> {
+    sigmoid(x)?.multiply(x)
+}

@@ -1,0 +1,89 @@
+//! What a model can hold, from its shape and the options it is loaded with.
+
+use kr_engine::model::ModelLimits;
+
+use crate::error::{Error, Result};
+use crate::options::LoadOptions;
+
+/// Capacity of the shortest slots.
+const FIRST_BUCKET_TOKENS: u32 = 256;
+
+/// `bytes_per_token` is KV's; `context_tokens` the model's own limit.
+pub(crate) fn limits(options: &LoadOptions, context_tokens: u32, bytes_per_token: u64) -> Result<ModelLimits> {
+    let store_bytes = u64::from(options.store_blocks) * u64::from(options.block_tokens) * bytes_per_token;
+    let slots_bytes = options.kv_budget_bytes.saturating_sub(store_bytes);
+    let fitting = slots_bytes / bytes_per_token;
+    let wanted = options.max_context_tokens.unwrap_or(context_tokens).min(context_tokens);
+    let smallest = FIRST_BUCKET_TOKENS.min(wanted);
+    if fitting < u64::from(smallest) {
+        return Err(Error::KvBudget {
+            budget: options.kv_budget_bytes,
+            tokens: fitting,
+            per_token: bytes_per_token,
+            needed: store_bytes + u64::from(smallest) * bytes_per_token,
+        });
+    }
+    let context_tokens = u32::try_from(fitting).map_or(wanted, |fitting| wanted.min(fitting));
+    Ok(ModelLimits {
+        context_tokens,
+        max_sequences: options.max_sequences,
+        bucket_tokens: buckets(context_tokens),
+        kv_bytes_per_token: bytes_per_token,
+        kv_budget_bytes: slots_bytes,
+        block_tokens: options.block_tokens,
+        store_blocks: options.store_blocks,
+        pipeline_depth: options.pipeline_depth.unwrap_or(0),
+    })
+}
+
+/// Doubling capacities, the last one exactly the context.
+fn buckets(context_tokens: u32) -> Vec<u32> {
+    let doubling = std::iter::successors(Some(FIRST_BUCKET_TOKENS), |tokens| tokens.checked_mul(2));
+    let mut buckets: Vec<_> = doubling.take_while(|tokens| *tokens < context_tokens).collect();
+    buckets.push(context_tokens);
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_double_up_to_the_context() {
+        let limits = limits(&LoadOptions::default(), 1000, 1024).unwrap();
+        assert_eq!(limits.bucket_tokens, [256, 512, 1000]);
+        assert_eq!(limits.context_tokens, 1000);
+    }
+
+    #[test]
+    fn a_short_context_has_one_bucket() {
+        let limits = limits(&LoadOptions::default(), 64, 1024).unwrap();
+        assert_eq!(limits.bucket_tokens, [64]);
+    }
+
+    #[test]
+    fn the_context_shrinks_to_what_the_budget_holds() {
+        let options = LoadOptions {
+            kv_budget_bytes: 700 * 1024,
+            store_blocks: 2,
+            block_tokens: 50,
+            ..LoadOptions::default()
+        };
+        let limits = limits(&options, 8192, 1024).unwrap();
+        assert_eq!(limits.context_tokens, 600);
+        assert_eq!(limits.kv_budget_bytes, 600 * 1024);
+    }
+
+    #[test]
+    fn a_budget_below_one_slot_is_refused_with_the_bytes_needed() {
+        let options = LoadOptions {
+            kv_budget_bytes: 100 * 1024,
+            ..LoadOptions::default()
+        };
+        let error = limits(&options, 8192, 1024).unwrap_err();
+        assert!(
+            error.to_string().ends_with("raise it to at least 262144 bytes"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! From a model directory to a [`LoadedModel`].
+
+use std::path::Path;
+
+use kr_contract::{NumericsFingerprint, TokenId};
+
+use crate::blas;
+use crate::config::{ConfigFile, Quantization};
+use crate::digest;
+use crate::error::{Error, Result};
+use crate::fingerprint::{Backend, fingerprint};
+use crate::kv::{KvArenas, KvShape};
+use crate::layers::LayerLoader;
+use crate::limits::limits;
+use crate::loaded::{LoadedModel, Parts};
+use crate::models::{self, Architecture};
+use crate::options::{ComputeDtype, LoadOptions};
+use crate::weights::Weights;
+
+/// What a loaded model is. Holds no arrays: it may go to other threads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// As config.json names it: `LlamaForCausalLM`.
+    pub architecture: String,
+    /// Number of weights, packed ones counted as what they stand for.
+    pub parameters: u64,
+    /// Type of activations and KV.
+    pub dtype: ComputeDtype,
+    /// How the weights are packed; `None` where they are not.
+    pub quantization: Option<QuantizationInfo>,
+    /// Number of token ids.
+    pub vocab_size: u32,
+    /// The tokens that end an answer.
+    pub eos_token_ids: Vec<TokenId>,
+    /// Bytes of the weight files that are used in place.
+    pub mapped_bytes: u64,
+    /// Bytes of weights that were copied: not aligned to 64 bytes in the file, converted, or for a backend with memory of its own.
+    pub copied_bytes: u64,
+    /// What the arithmetic depends on.
+    pub fingerprint: NumericsFingerprint,
+    /// `sha256:…` over config.json, the tokenizer's digest and the weight files' names, sizes and headers; not over the tensors'
+    /// data.
+    pub model_digest: String,
+    /// `sha256:…` of tokenizer.json; `None` where the directory has none.
+    pub tokenizer_digest: Option<String>,
+}
+
+/// How weights are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuantizationInfo {
+    /// Bits per weight.
+    pub bits: u32,
+    /// Weights that share a scale.
+    pub group_size: u32,
+    /// Layers that are packed otherwise, or not.
+    pub overrides: usize,
+}
+
+impl From<&Quantization> for QuantizationInfo {
+    fn from(quantization: &Quantization) -> Self {
+        Self {
+            bits: quantization.default.bits,
+            group_size: quantization.default.group_size,
+            overrides: quantization.overrides.len(),
+        }
+    }
+}
+
+/// Loads the model of `dir`: config.json, model.safetensors or its shards, and tokenizer.json for its digest. Uses MLX's default
+/// device. The calling thread becomes the model's: see [`LoadedModel`].
+///
+/// # Errors
+/// When a file is missing, broken or not supported, when an option is out of range, or when MLX fails. Nothing stays allocated.
+pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
+    options.check()?;
+    let blas = blas::verify()?;
+    let backend = Backend::current()?;
+    let config = ConfigFile::open(dir)?;
+    let architecture = models::read(&config)?;
+    let quantization = config.quantization()?;
+    let mut weights = Weights::open(dir, backend == Backend::Cpu)?;
+    let dtype = compute_dtype(options, architecture.as_ref(), &weights, dir)?;
+    let dimensions = architecture.dimensions();
+    let shape = KvShape {
+        layers: dimensions.layers as usize,
+        kv_heads: dimensions.heads.kv_heads,
+        head_dim: dimensions.heads.head_dim,
+        dtype: dtype.to_mlx(),
+    };
+    let options = LoadOptions {
+        pipeline_depth: options.pipeline_depth.or(Some(u32::from(backend != Backend::Cpu))),
+        ..options.clone()
+    };
+    let limits = limits(&options, dimensions.max_position_embeddings, shape.bytes_per_token())?;
+    let tokenizer_digest = digest::tokenizer_digest_of(dir)?;
+    let model_digest = digest::model_digest(config.bytes(), tokenizer_digest.as_deref(), &weights.digest_parts());
+    let mut loader = LayerLoader {
+        weights: &mut weights,
+        quantization: quantization.as_ref(),
+        dtype: dtype.to_mlx(),
+        parameters: 0,
+    };
+    let decoder = architecture.load(&mut loader)?;
+    let parameters = loader.parameters;
+    let unused = weights.unused();
+    if !unused.is_empty() {
+        tracing::warn!(
+            count = unused.len(),
+            first = unused[0],
+            "weight files hold tensors that the model does not use"
+        );
+    }
+    let (footprint, adopted) = weights.finish();
+    let info = ModelInfo {
+        architecture: config.architecture()?.to_owned(),
+        parameters,
+        dtype,
+        quantization: quantization.as_ref().map(QuantizationInfo::from),
+        vocab_size: dimensions.vocab_size,
+        eos_token_ids: config.eos_token_ids()?,
+        mapped_bytes: footprint.mapped_bytes,
+        copied_bytes: footprint.copied_bytes,
+        fingerprint: fingerprint(backend, dtype, &blas),
+        model_digest,
+        tokenizer_digest,
+    };
+    let kv = KvArenas::new(shape, &limits)?;
+    Ok(LoadedModel::new(Parts {
+        decoder,
+        kv,
+        limits,
+        info,
+        adopted,
+    }))
+}
+
+/// The type that was asked for, else the file's own.
+fn compute_dtype(
+    options: &LoadOptions,
+    architecture: &dyn Architecture,
+    weights: &Weights,
+    dir: &Path,
+) -> Result<ComputeDtype> {
+    if let Some(dtype) = options.dtype {
+        return Ok(dtype);
+    }
+    let embedding = architecture.embedding_name();
+    let weight = format!("{embedding}.weight");
+    let scales = format!("{embedding}.scales");
+    weights
+        .float_dtype(&weight)
+        .or_else(|| weights.float_dtype(&scales))
+        .and_then(ComputeDtype::from_mlx)
+        .ok_or_else(|| Error::Tensor {
+            path: dir.to_owned(),
+            tensor: weight,
+            problem:
+                "is missing or of an unsupported type (supported are F32, BF16, F16 and quantised weights with scales)"
+                    .to_owned(),
+        })
+}

@@ -1,0 +1,59 @@
+//! The architectures that can be loaded. A new one is a file below `models/` and a line in [`LOADERS`].
+
+mod llama;
+
+use mlx_rs::Array;
+use mlx_rs::error::Result as MlxResult;
+
+use crate::attention::Heads;
+use crate::config::ConfigFile;
+use crate::error::Result;
+use crate::kv::KvArenas;
+use crate::layers::LayerLoader;
+use crate::step::StepLayout;
+
+/// What the rest of the crate must know of any architecture.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dimensions {
+    pub(crate) layers: u32,
+    pub(crate) heads: Heads,
+    pub(crate) vocab_size: u32,
+    pub(crate) max_position_embeddings: u32,
+}
+
+/// A decoder-only transformer with its weights.
+pub(crate) trait Decoder: std::fmt::Debug {
+    /// `tokens`: `[tokens]`, int32 → hidden states after the last layer `[tokens, hidden]`. Writes every token's KV.
+    fn forward(&self, tokens: &Array, layout: &StepLayout, kv: &mut KvArenas) -> MlxResult<Array>;
+
+    /// `hidden`: `[rows, hidden]`, of the rows that are sampled → logits `[rows, vocabulary]`.
+    fn logits(&self, hidden: &Array) -> MlxResult<Array>;
+}
+
+/// Reads an architecture's part of config.json.
+pub(crate) trait Architecture: std::fmt::Debug {
+    fn dimensions(&self) -> Dimensions;
+
+    /// A tensor whose type stands for the model's own: the embedding's, or its scales where it is quantised.
+    fn embedding_name(&self) -> &'static str;
+
+    /// Loads the weights.
+    fn load(&self, loader: &mut LayerLoader<'_>) -> Result<Box<dyn Decoder>>;
+}
+
+type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
+
+const LOADERS: [(&str, Read); 1] = [("LlamaForCausalLM", llama::read)];
+
+/// Finds the architecture that config.json names and reads its fields.
+pub(crate) fn read(config: &ConfigFile) -> Result<Box<dyn Architecture>> {
+    let name = config.architecture()?;
+    match LOADERS.iter().find(|(known, _)| *known == name) {
+        Some((_, read)) => read(config),
+        None => {
+            let known = LOADERS.map(|(known, _)| known).join(", ");
+            let cure = format!("use a model of a supported architecture ({known})");
+            Err(config.refuse("architectures", "this architecture is not supported", &cure))
+        }
+    }
+}

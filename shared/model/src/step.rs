@@ -1,0 +1,138 @@
+//! How the tokens of one step lie in the flat batch, and which of them attend to which slot.
+
+use mlx_rs::Array;
+
+use crate::layers::dim;
+
+/// Where one entry of a plan lies: tokens `offset..offset + len` of the flat batch, at positions `start..start + len` of the
+/// sequence whose KV is row `row` of the arena of `bucket`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) bucket: usize,
+    pub(crate) row: usize,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) offset: usize,
+}
+
+impl Span {
+    /// One past the last position written.
+    pub(crate) fn end(&self) -> usize {
+        self.start + self.len
+    }
+}
+
+/// Single-token spans of one bucket, computed together.
+#[derive(Debug)]
+pub(crate) struct Decodes {
+    pub(crate) bucket: usize,
+    /// `[n]` int32: the row of each.
+    pub(crate) rows: Array,
+    /// `[n]` int32: the position of each.
+    pub(crate) positions: Array,
+    /// `[n]` int32: its token in the flat batch.
+    pub(crate) offsets: Array,
+    /// `[arena rows]` int32: for every row of the arena the token of the flat batch that attends to it; rows of others repeat
+    /// token 0, whose result there is dropped.
+    pub(crate) token_of_row: Array,
+    /// `[arena rows, 1, 1, capacity]` bool: what each row's token may see.
+    pub(crate) visible: Array,
+}
+
+/// One step's layout. Independent of the layer: built once.
+#[derive(Debug)]
+pub(crate) struct StepLayout {
+    /// `[tokens]` int32: the position of each token.
+    pub(crate) positions: Array,
+    /// Computed together, where there are enough of one bucket.
+    pub(crate) decodes: Vec<Decodes>,
+    /// Computed one by one.
+    pub(crate) spans: Vec<Span>,
+    /// Every span, in the flat batch's order.
+    pub(crate) all: Vec<Span>,
+    /// `[tokens]` int32: restores the flat batch's order from decodes followed by spans; `None` where it is that order already.
+    pub(crate) order: Option<Array>,
+}
+
+/// What an arena of one bucket has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArenaShape {
+    pub(crate) rows: usize,
+    pub(crate) capacity: usize,
+}
+
+impl StepLayout {
+    /// `arenas` is indexed by bucket.
+    pub(crate) fn new(all: Vec<Span>, arenas: &[ArenaShape]) -> Self {
+        let mut positions = Vec::new();
+        let mut grouped: Vec<Vec<Span>> = vec![Vec::new(); arenas.len()];
+        let mut spans = Vec::new();
+        for span in &all {
+            positions.extend((span.start..span.end()).map(dim));
+            match span.len {
+                1 => grouped[span.bucket].push(*span),
+                _ => spans.push(*span),
+            }
+        }
+        let mut decodes = Vec::new();
+        let mut computed = Vec::new();
+        for (group, arena) in grouped.into_iter().zip(arenas) {
+            if group.len() > 1 && group.len() * 4 >= arena.rows {
+                computed.extend(group.iter().map(|span| span.offset));
+                decodes.push(Decodes::new(&group, *arena));
+            } else {
+                spans.extend(group);
+            }
+        }
+        computed.extend(spans.iter().flat_map(|span| span.offset..span.offset + span.len));
+        Self {
+            positions: indices(positions),
+            decodes,
+            spans,
+            all,
+            order: restoring_order(&computed),
+        }
+    }
+}
+
+impl Decodes {
+    fn new(group: &[Span], arena: ArenaShape) -> Self {
+        let mut token_of_row = vec![0; arena.rows];
+        // A row that nobody asks for still sees its first position, so that its softmax has something to sum.
+        let mut seen = vec![1; arena.rows];
+        for span in group {
+            token_of_row[span.row] = dim(span.offset);
+            seen[span.row] = span.end();
+        }
+        let visible: Vec<bool> = seen
+            .iter()
+            .flat_map(|seen| (0..arena.capacity).map(move |position| position < *seen))
+            .collect();
+        let column = |value: fn(&Span) -> usize| indices(group.iter().map(|span| dim(value(span))).collect());
+        Self {
+            bucket: group.first().map_or(0, |span| span.bucket),
+            rows: column(|span| span.row),
+            positions: column(|span| span.start),
+            offsets: column(|span| span.offset),
+            token_of_row: indices(token_of_row),
+            visible: Array::from_slice(&visible, &[dim(arena.rows), 1, 1, dim(arena.capacity)]),
+        }
+    }
+}
+
+/// The permutation that puts tokens computed in the order `computed` back to 0, 1, 2, …
+fn restoring_order(computed: &[usize]) -> Option<Array> {
+    if computed.is_sorted() {
+        return None;
+    }
+    let mut inverse = vec![0; computed.len()];
+    for (place, token) in computed.iter().enumerate() {
+        inverse[*token] = dim(place);
+    }
+    Some(indices(inverse))
+}
+
+/// `[n]` int32.
+pub(crate) fn indices(values: Vec<i32>) -> Array {
+    Array::from_slice(&values, &[dim(values.len())])
+}
