@@ -1,15 +1,33 @@
-//! The loop: one thread that owns the model from load to drop.
+//! The loop: one thread that owns the model from load to drop. It reads commands between steps, has the scheduler plan,
+//! the model run, and the sink take one frame per step. Idle, it sleeps in the command queue.
 
 mod handle;
+mod report;
+mod step;
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+#[cfg(test)]
+mod tests;
 
-use handle::Command;
+use std::collections::VecDeque;
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Instant;
+
+use kr_contract::FinishReason;
+
+use handle::{Command, SessionId};
 pub use handle::{EngineHandle, EngineSession, EngineThread, FrameSink, SinkFull};
+use report::Notices;
 
-use crate::Error;
+use crate::estimate::StepEstimate;
 use crate::model::{Model, ModelLimits};
-use crate::scheduler::SchedulerConfig;
+use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::{Error, Reject, SequenceRequest};
+
+/// Commands read between two steps, so that a flood of them cannot keep a step from running.
+const COMMANDS_PER_TURN: usize = 1024;
 
 /// How an engine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +48,43 @@ impl Default for EngineConfig {
 }
 
 /// The loop's state.
-#[derive(Debug)]
 pub struct Engine<M: Model> {
     model: M,
+    scheduler: Scheduler,
+    estimate: StepEstimate,
+    /// Oldest first.
+    submitted: VecDeque<Submitted<M::Ticket>>,
+    /// Steps that may be open while another one is submitted.
+    depth: usize,
+    last_read: Option<Instant>,
+    session: Option<Session>,
+    notices: Notices,
+    drain: Option<Drain>,
+}
+
+struct Submitted<T> {
+    step: u64,
+    ticket: T,
+    at: Instant,
+}
+
+struct Session {
+    id: SessionId,
+    sink: Box<dyn FrameSink>,
+}
+
+/// No sequence is admitted any more.
+struct Drain {
+    /// When those that are left are ended; `None` is never.
+    until: Option<Instant>,
+}
+
+impl<M: Model> fmt::Debug for Engine<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("scheduler", &self.scheduler)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<M: Model> Engine<M> {
@@ -44,27 +96,150 @@ impl<M: Model> Engine<M> {
     pub fn spawn<L, E>(config: EngineConfig, load: L) -> Result<EngineThread, Error>
     where
         L: FnOnce() -> Result<M, E> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let (commands, inbox) = sync_channel(config.command_capacity);
+        let (commands, inbox) = sync_channel(config.command_capacity.max(1));
         let (loaded, on_loaded) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || Self::load_and_run(load, &inbox, &loaded))
+            .spawn(move || Self::load_and_run(config, load, &inbox, &loaded))
             .map_err(Error::Thread)?;
         Ok(EngineThread::new(EngineHandle::new(commands), on_loaded, thread))
     }
 
-    fn load_and_run<L, E>(load: L, inbox: &Receiver<Command>, loaded: &SyncSender<ModelLimits>) -> Result<(), Error>
+    fn load_and_run<L, E>(
+        config: EngineConfig,
+        load: L,
+        inbox: &Receiver<Command>,
+        loaded: &SyncSender<ModelLimits>,
+    ) -> Result<(), Error>
     where
         L: FnOnce() -> Result<M, E>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+        E: Into<Box<dyn StdError + Send + Sync>>,
     {
         let model = load().map_err(|error| Error::Load(error.into()))?;
-        let _ = loaded.send(model.limits().clone());
-        let engine = Self { model };
-        while let Ok(_command) = inbox.recv() {}
-        drop(engine);
+        // Nobody need be waiting for this: commands are read either way.
+        let _ = loaded.try_send(model.limits().clone());
+        let result = Self::new(config, model).run(inbox);
+        match &result {
+            Ok(()) => tracing::info!("engine stopped"),
+            Err(error) => tracing::error!(error = error as &dyn StdError, "engine failed"),
+        }
+        result
+    }
+
+    fn new(config: EngineConfig, model: M) -> Self {
+        let limits = model.limits().clone();
+        Self {
+            depth: usize::try_from(limits.pipeline_depth).unwrap_or(0),
+            model,
+            scheduler: Scheduler::new(config.scheduler, limits),
+            estimate: StepEstimate::default(),
+            submitted: VecDeque::new(),
+            last_read: None,
+            session: None,
+            notices: Notices::default(),
+            drain: None,
+        }
+    }
+
+    fn run(mut self, inbox: &Receiver<Command>) -> Result<(), Error> {
+        while self.read_commands(inbox)?.is_continue() {
+            while self.submitted.len() <= self.depth && self.submit_next()? {}
+            match self.submitted.pop_front() {
+                Some(step) => self.complete(step)?,
+                None => self.deliver_notices(),
+            }
+        }
+        self.settle()?;
+        self.deliver_notices();
         Ok(())
+    }
+
+    /// Handles what lies in the queue; waits there while there is nothing else to do.
+    fn read_commands(&mut self, inbox: &Receiver<Command>) -> Result<ControlFlow<()>, Error> {
+        for _ in 0..COMMANDS_PER_TURN {
+            if self.is_idle() && self.drain.is_some() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let command = if self.is_idle() && self.notices.is_empty() {
+                inbox.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                inbox.try_recv()
+            };
+            match command {
+                Ok(command) => {
+                    if self.handle(command)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Ok(ControlFlow::Break(())),
+            }
+        }
+        self.end_drained();
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.submitted.is_empty()
+    }
+
+    fn handle(&mut self, command: Command) -> Result<ControlFlow<()>, Error> {
+        match command {
+            Command::Attach { session, sink } => {
+                self.end_session();
+                // No frame of the new session may speak of the old one's sequences: their ids may be the same.
+                self.settle()?;
+                self.session = Some(Session { id: session, sink });
+            }
+            Command::Detach { session } if self.is_current(session) => self.end_session(),
+            Command::Admit { session, request } if self.is_current(session) => self.admit(request),
+            Command::Cancel { session, id } if self.is_current(session) => {
+                self.notices.sequences.extend(self.scheduler.cancel(id, Instant::now()));
+            }
+            Command::Detach { .. } | Command::Admit { .. } | Command::Cancel { .. } => {}
+            Command::Drain { deadline } => {
+                self.drain = Some(Drain {
+                    until: Instant::now().checked_add(deadline),
+                });
+            }
+            Command::Shutdown => return Ok(ControlFlow::Break(())),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn is_current(&self, session: SessionId) -> bool {
+        self.session.as_ref().is_some_and(|current| current.id == session)
+    }
+
+    fn admit(&mut self, request: SequenceRequest) {
+        let id = request.id;
+        let admitted = match self.drain {
+            Some(_) => Err(Reject::Draining),
+            None => self.scheduler.admit(request, Instant::now()),
+        };
+        match admitted {
+            Ok(()) => self.notices.accepted.push(id),
+            Err(reject) => self.notices.rejected.push((id, reject)),
+        }
+    }
+
+    /// Drops the sink and ends everything it admitted.
+    fn end_session(&mut self) {
+        self.session = None;
+        self.scheduler.end_all(FinishReason::Cancelled, None, Instant::now());
+        self.notices = Notices::default();
+        self.free_slots();
+    }
+
+    fn end_drained(&mut self) {
+        let now = Instant::now();
+        let until = self.drain.as_ref().and_then(|drain| drain.until);
+        if until.is_some_and(|until| now >= until) {
+            let message = "the worker was drained before this sequence finished";
+            let ended = self.scheduler.end_all(FinishReason::Error, Some(message), now);
+            self.notices.sequences.extend(ended);
+        }
     }
 }

@@ -103,7 +103,8 @@ pub struct PlanEntry {
 pub enum Input {
     /// Known ids: a prefill chunk, or one decoded token.
     Tokens(Vec<TokenId>),
-    /// The token which the step before sampled for this slot and which has not been read yet (pipelining).
+    /// The token which the step before sampled for this slot and which has not been read yet (pipelining). Where that step
+    /// could choose none, any token will do: the sequence has ended.
     Pending,
 }
 
@@ -194,7 +195,8 @@ pub trait Model {
     /// [`ModelError::OutOfMemory`] when the backend has no memory; the slot stays free.
     fn acquire(&mut self, slot: SlotId, bucket: BucketId) -> Result<(), ModelError>;
 
-    /// Moves `slot` to a longer bucket; KV at positions below `written` is kept.
+    /// Moves `slot` to a longer bucket; KV at positions below `written` is kept, what open steps write included: they come
+    /// before the copy.
     ///
     /// # Errors
     /// [`ModelError::OutOfMemory`]: the slot is unchanged.

@@ -1,6 +1,33 @@
-//! stub
+//! Which sequences run in which step: a pure state machine. No clock (`now` is an argument), no thread, no model: the
+//! loop in [`crate::Engine`] performs what this decides.
+//!
+//! One turn is [`Scheduler::plan`], the [`SlotAction`]s in order, submit, wait, [`Scheduler::apply`]. With a pipeline depth
+//! of 1 the next turn's plan may come before this turn's apply.
 
-/// What the scheduler may put into one step, and how much it may hold.
+mod apply;
+mod budget;
+mod plan;
+mod sequence;
+
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use kr_contract::{FinishReason, SequenceId};
+
+use crate::frame::{Finish, Load, SequenceUpdate};
+use crate::model::{BucketId, CopyCost, ModelLimits, SlotId};
+use crate::{Reject, SequenceRequest};
+
+pub use apply::{Applied, OutputMismatch};
+use budget::{KvBudget, SlotPool};
+use plan::OpenStep;
+use sequence::{Sequence, Turn};
+
+/// What the scheduler may put into one step, and how much it may hold. A 0 counts as 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Input tokens of one step, decodes and prefill together.
@@ -17,6 +44,249 @@ impl Default for SchedulerConfig {
             max_step_tokens: 512,
             max_sequences: 64,
             max_waiting: 1024,
+        }
+    }
+}
+
+/// What to do with a slot, in this order, before the plan is submitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotAction {
+    /// [`Model::acquire`](crate::model::Model::acquire).
+    Acquire {
+        /// For whom.
+        sequence: SequenceId,
+        /// Which slot.
+        slot: SlotId,
+        /// Its first capacity.
+        bucket: BucketId,
+    },
+    /// [`Model::promote`](crate::model::Model::promote). A step that is still open may use the slot: the copy comes after it.
+    Promote {
+        /// For whom.
+        sequence: SequenceId,
+        /// Which slot.
+        slot: SlotId,
+        /// Its next capacity.
+        bucket: BucketId,
+        /// Positions below this are kept.
+        written: u32,
+    },
+    /// [`Model::release`](crate::model::Model::release). No open step uses the slot.
+    Release {
+        /// Which slot.
+        slot: SlotId,
+    },
+}
+
+/// How large a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepShape {
+    /// Sequences that add one generated token.
+    pub decodes: u32,
+    /// Tokens of prompts.
+    pub prefill_tokens: u32,
+}
+
+/// The state machine; see the module.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: ModelLimits,
+    max_step_tokens: u32,
+    max_waiting: u32,
+    budget: KvBudget,
+    slots: SlotPool,
+    waiting: BTreeMap<Turn, Sequence>,
+    /// Hold a slot; in the order they got it.
+    running: Vec<Sequence>,
+    /// Ended, but an open step still uses their slot.
+    leaving: Vec<Sequence>,
+    /// Planned and not applied, oldest first.
+    open: VecDeque<OpenStep>,
+    actions: Vec<SlotAction>,
+    arrivals: u64,
+    step: u64,
+}
+
+impl Scheduler {
+    /// Returns a scheduler for a freshly loaded model.
+    #[must_use]
+    pub fn new(config: SchedulerConfig, limits: ModelLimits) -> Self {
+        // Each running sequence may need one token of every step, or a decode would starve.
+        let max_step_tokens = config.max_step_tokens.max(1);
+        let max_sequences = config
+            .max_sequences
+            .max(1)
+            .min(limits.max_sequences)
+            .min(max_step_tokens);
+        Self {
+            max_step_tokens,
+            max_waiting: config.max_waiting.max(1),
+            budget: KvBudget::new(limits.kv_budget_bytes),
+            slots: SlotPool::new(max_sequences),
+            waiting: BTreeMap::new(),
+            running: Vec::new(),
+            leaving: Vec::new(),
+            open: VecDeque::new(),
+            actions: Vec::new(),
+            arrivals: 0,
+            step: 0,
+            limits,
+        }
+    }
+
+    /// Takes a sequence; it waits until a slot and KV for its whole length are free.
+    ///
+    /// # Errors
+    /// See [`Reject`]; nothing has changed.
+    pub fn admit(&mut self, request: SequenceRequest, now: Instant) -> Result<(), Reject> {
+        self.check(&request)?;
+        let turn = Turn {
+            priority: Reverse(request.priority),
+            arrival: self.arrivals,
+        };
+        self.arrivals += 1;
+        let sequence = Sequence::new(request, turn, self.limits.context_tokens, now);
+        self.waiting.insert(turn, sequence);
+        Ok(())
+    }
+
+    fn check(&self, request: &SequenceRequest) -> Result<(), Reject> {
+        let tokens = request.known_tokens();
+        let context_tokens = self.limits.context_tokens;
+        if request.prompt.is_empty() {
+            return Err(Reject::EmptyPrompt);
+        }
+        if request.max_tokens == 0 {
+            return Err(Reject::NothingToGenerate);
+        }
+        if tokens >= context_tokens {
+            return Err(Reject::ContextExceeded { tokens, context_tokens });
+        }
+        let total = tokens.saturating_add(request.max_tokens).min(context_tokens);
+        let needed_bytes = self
+            .limits
+            .bucket_for(total)
+            .map_or(u64::MAX, |bucket| self.limits.slot_bytes(bucket));
+        if needed_bytes > self.limits.kv_budget_bytes {
+            return Err(Reject::KvExceeded {
+                needed_bytes,
+                budget_bytes: self.limits.kv_budget_bytes,
+            });
+        }
+        if self.live().any(|sequence| sequence.id == request.id) {
+            return Err(Reject::DuplicateId(request.id));
+        }
+        if crate::count(self.waiting.len()) >= self.max_waiting {
+            return Err(Reject::TooManyWaiting {
+                max_waiting: self.max_waiting,
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends a sequence at once: no later plan holds it. Returns `None` where no live sequence has this id.
+    pub fn cancel(&mut self, id: SequenceId, now: Instant) -> Option<SequenceUpdate> {
+        let turn = self.live().find(|sequence| sequence.id == id)?.turn;
+        self.end(turn, FinishReason::Cancelled, None, now)
+    }
+
+    /// Ends every sequence for the same reason.
+    pub fn end_all(&mut self, reason: FinishReason, message: Option<&str>, now: Instant) -> Vec<SequenceUpdate> {
+        let turns: Vec<Turn> = self.live().map(|sequence| sequence.turn).collect();
+        let end = |turn| self.end(turn, reason, message.map(ToOwned::to_owned), now);
+        turns.into_iter().filter_map(end).collect()
+    }
+
+    /// Takes the slot actions decided since the last call; they are to be performed in this order, before the next submit.
+    pub fn take_slot_actions(&mut self) -> Vec<SlotAction> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Notes what a promotion cost.
+    pub fn copied(&mut self, id: SequenceId, cost: CopyCost) {
+        if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id) {
+            sequence.journal.copied(cost);
+        }
+    }
+
+    /// Returns whether no sequence is live and no step open.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty() && self.open.is_empty()
+    }
+
+    /// Returns what is held now.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        let prefilling = self.running.iter().filter(|sequence| sequence.is_prefilling());
+        Load {
+            running: crate::count(self.running.len()),
+            waiting: crate::count(self.waiting.len()),
+            prefilling: crate::count(prefilling.count()),
+            kv_used_bytes: self.budget.reserved_bytes(),
+            kv_budget_bytes: self.limits.kv_budget_bytes,
+        }
+    }
+
+    /// Returns the shape of the next step to end: the oldest open one's, or else the largest that the next plan can have
+    /// with the sequences there are. `None` where there is nothing to run.
+    #[must_use]
+    pub fn next_shape(&self) -> Option<StepShape> {
+        if let Some(step) = self.open.front() {
+            return Some(step.shape);
+        }
+        let prompts: u32 = self.live().fold(0, |sum, s| sum.saturating_add(s.prefill_left()));
+        let decodes = crate::count(self.running.iter().filter(|s| !s.is_prefilling()).count());
+        let prefill_tokens = prompts.min(self.max_step_tokens.saturating_sub(decodes));
+        let shape = StepShape {
+            decodes,
+            prefill_tokens,
+        };
+        (shape != StepShape::default()).then_some(shape)
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.values().chain(&self.running)
+    }
+
+    /// Takes a live sequence out and says goodbye to it; its slot goes when no open step uses it.
+    fn end(
+        &mut self,
+        turn: Turn,
+        reason: FinishReason,
+        message: Option<String>,
+        now: Instant,
+    ) -> Option<SequenceUpdate> {
+        let sequence = self.waiting.remove(&turn).or_else(|| {
+            let index = self.running.iter().position(|sequence| sequence.turn == turn)?;
+            Some(self.running.remove(index))
+        })?;
+        let update = SequenceUpdate {
+            id: sequence.id,
+            start_index: sequence.generated(),
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            finish: Some(Finish {
+                reason,
+                message,
+                timings: sequence.journal.timings(now),
+            }),
+        };
+        self.leaving.push(sequence);
+        self.free_left();
+        Some(update)
+    }
+
+    /// Frees the slots of ended sequences that no open step uses any more.
+    fn free_left(&mut self) {
+        let (used, unused) = std::mem::take(&mut self.leaving)
+            .into_iter()
+            .partition(|sequence| sequence.open_steps > 0);
+        self.leaving = used;
+        for lease in unused.into_iter().filter_map(|sequence: Sequence| sequence.lease) {
+            self.budget.free(lease.reserved_bytes);
+            self.slots.free(lease.slot);
+            self.actions.push(SlotAction::Release { slot: lease.slot });
         }
     }
 }

@@ -1,0 +1,146 @@
+//! One step of the loop: plan, slots, submit; then wait, apply, report.
+
+use std::time::{Duration, Instant};
+
+use super::{Engine, Submitted, report};
+use crate::Error;
+use crate::frame::StepFrame;
+use crate::model::{Model, ModelError, StepPlan};
+use crate::scheduler::{Applied, SlotAction};
+
+impl<M: Model> Engine<M> {
+    /// Submits the next step, where there is one, and returns whether it did.
+    pub(super) fn submit_next(&mut self) -> Result<bool, Error> {
+        let now = Instant::now();
+        let Some(mut plan) = self.scheduler.plan(now) else {
+            self.free_slots();
+            return Ok(false);
+        };
+        self.prepare_slots(&mut plan, now)?;
+        if plan.entries.is_empty() {
+            return Ok(false);
+        }
+        let step = plan.step;
+        match self.model.submit(&plan) {
+            Ok(ticket) => self.submitted.push_back(Submitted { step, ticket, at: now }),
+            Err(source) => {
+                // The steps before were queued whole: what they bring is still good.
+                self.settle()?;
+                return Err(self.fail(step, source));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Performs slot actions where no plan was made: nothing but releases.
+    pub(super) fn free_slots(&mut self) {
+        for action in self.scheduler.take_slot_actions() {
+            if let SlotAction::Release { slot } = action {
+                self.model.release(slot);
+            }
+        }
+    }
+
+    /// Performs slot actions in order. A sequence for which there is no memory ends and leaves the plan.
+    fn prepare_slots(&mut self, plan: &mut StepPlan, now: Instant) -> Result<(), Error> {
+        for action in self.scheduler.take_slot_actions() {
+            let result = match action {
+                SlotAction::Acquire { slot, bucket, .. } => self.model.acquire(slot, bucket),
+                SlotAction::Promote {
+                    sequence,
+                    slot,
+                    bucket,
+                    written,
+                } => {
+                    let cost = self.model.promote(slot, bucket, written);
+                    cost.map(|cost| self.scheduler.copied(sequence, cost))
+                }
+                SlotAction::Release { slot } => {
+                    self.model.release(slot);
+                    Ok(())
+                }
+            };
+            match result {
+                Ok(()) => {}
+                Err(error @ ModelError::OutOfMemory(_)) => {
+                    let update = self.scheduler.slot_failed(action, plan, report::describe(&error), now);
+                    self.notices.sequences.extend(update);
+                }
+                Err(error) => return Err(self.fail(plan.step, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a step and reports it.
+    pub(super) fn complete(&mut self, step: Submitted<M::Ticket>) -> Result<(), Error> {
+        let output = self
+            .model
+            .wait(step.ticket)
+            .map_err(|source| self.fail(step.step, source))?;
+        let now = Instant::now();
+        let applied = match self.scheduler.apply(output, now) {
+            Ok(applied) => applied,
+            Err(mismatch) => {
+                self.fail_step(step.step, "the model answered another plan");
+                return Err(Error::Output {
+                    step: step.step,
+                    detail: mismatch.to_string(),
+                });
+            }
+        };
+        self.free_slots();
+        let began = self.last_read.map_or(step.at, |read| read.max(step.at));
+        self.last_read = Some(now);
+        let duration = now.saturating_duration_since(began);
+        self.estimate.observe(applied.shape, duration);
+        self.deliver(applied, duration);
+        Ok(())
+    }
+
+    /// Waits for every open step.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        while let Some(step) = self.submitted.pop_front() {
+            self.complete(step)?;
+        }
+        self.free_slots();
+        Ok(())
+    }
+
+    fn fail(&mut self, step: u64, source: ModelError) -> Error {
+        self.fail_step(step, &report::describe(&source));
+        Error::Model { step, source }
+    }
+
+    fn fail_step(&mut self, step: u64, message: &str) {
+        let ended = self.scheduler.fail_step(step, message, Instant::now());
+        self.notices.sequences.extend(ended);
+        self.deliver_notices();
+    }
+
+    fn deliver(&mut self, applied: Applied, duration: Duration) {
+        let expected = self.scheduler.next_shape().map(|shape| self.estimate.expect(shape));
+        let frame = self.notices.frame(self.scheduler.load(), expected);
+        self.hand_over(report::with_step(frame, applied, duration));
+    }
+
+    /// Reports what happened without a step, if anything did.
+    pub(super) fn deliver_notices(&mut self) {
+        if self.notices.is_empty() {
+            return;
+        }
+        let expected = self.scheduler.next_shape().map(|shape| self.estimate.expect(shape));
+        let frame = self.notices.frame(self.scheduler.load(), expected);
+        self.hand_over(frame);
+    }
+
+    fn hand_over(&mut self, frame: StepFrame) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if session.sink.try_deliver(frame).is_err() {
+            tracing::warn!("the frame sink is full or closed; its session ends");
+            self.end_session();
+        }
+    }
+}
