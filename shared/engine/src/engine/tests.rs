@@ -211,6 +211,10 @@ fn a_new_session_ends_the_old_ones_sequences_and_hears_nothing_of_them() {
                 .iter()
                 .all(|frame| frame.accepted.iter().all(|id| id.0 == 1))
         );
+        assert!(
+            story.frames.iter().all(|frame| frame.wasted_tokens == 0),
+            "the old session's steps are not reported to the new one"
+        );
         assert!(closes(&old_frames));
     }
 }
@@ -440,4 +444,32 @@ fn seeds_reach_the_model() {
     session.admit(asked.clone()).unwrap();
     let story = Story::until(&frames, |story| story.finishes.len() == 1);
     assert_eq!(story.ids[&1], model.expected_tokens(&asked.prompt, &params, 6));
+}
+
+#[test]
+fn a_session_that_leaves_takes_its_slots_along() {
+    let mut engine = Engine::new(EngineConfig::default(), FakeModel::new(FakeModelConfig::default()));
+    engine.admit(endless(1));
+    assert!(engine.submit_next().unwrap());
+    let step = engine.submitted.pop_front().unwrap();
+    engine.complete(step).unwrap();
+    assert_eq!(engine.model.held_slots(), 1);
+    engine.end_session();
+    assert_eq!(engine.model.held_slots(), 0);
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn a_pipelined_step_lasts_from_the_end_of_the_one_before() {
+    let mut model = slow();
+    model.step_time.base = Duration::from_millis(15);
+    model.limits.pipeline_depth = 1;
+    let engine = spawn(model);
+    let (session, frames) = attach(&engine, 1000);
+    let began = Instant::now();
+    session.admit(request(1, 6)).unwrap();
+    let story = Story::until(&frames, |story| story.finishes.len() == 1);
+    let elapsed = began.elapsed();
+    let sum: Duration = story.frames.iter().map(|frame| frame.step_duration).sum();
+    assert!(sum <= elapsed, "steps of {sum:?} in {elapsed:?}");
 }
