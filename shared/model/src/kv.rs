@@ -335,6 +335,22 @@ impl KvArenas {
         arenas + self.store.as_ref().map_or(0, BlockStore::bytes)
     }
 
+    /// Fills every row with NaN, as a former owner's broken sequence would leave it.
+    #[cfg(test)]
+    pub(crate) fn poison(&mut self) {
+        for kv in self.layers.iter_mut().flatten() {
+            *kv = kv
+                .map(|array| mlx_rs::ops::full_like(array, Array::from_f32(f32::NAN), None))
+                .unwrap();
+        }
+        for row in self.arenas.iter_mut().flat_map(|arena| &mut arena.rows) {
+            if *row == Row::Clean {
+                *row = Row::Stale;
+            }
+        }
+        self.evaluate().unwrap();
+    }
+
     fn evaluate(&self) -> Result<()> {
         transforms::eval(self.arrays()).map_err(memory)
     }

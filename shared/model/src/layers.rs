@@ -242,3 +242,6 @@ impl Rope {
 pub(crate) fn silu(x: &Array) -> Result<Array> {
     sigmoid(x)?.multiply(x)
 }
+
+#[cfg(test)]
+mod tests;

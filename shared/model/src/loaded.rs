@@ -356,3 +356,6 @@ fn contract(problem: String) -> ModelError {
 fn backend(error: Exception) -> ModelError {
     ModelError::Backend(Box::new(error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,3 +278,6 @@ impl Decoder for LlamaForCausalLm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,286 @@
-//! Placeholder.
+use std::sync::Arc;
+
+use kr_contract::{SamplingParams, TokenId};
+use kr_engine::model::{Sample, SampleError};
+use mlx_rs::Array;
+
+use super::{device, host};
+use crate::testing::{greedy, one_at_a_time, with_params};
+
+/// Logits of six tokens; the second and third are equal.
+const LOGITS: [f32; 6] = [1.0, 2.5, 2.5, -1.0, 0.3, 3.0];
+
+fn random(change: impl FnOnce(&mut SamplingParams)) -> SamplingParams {
+    let mut params = SamplingParams {
+        seed: 11,
+        ..SamplingParams::default()
+    };
+    change(&mut params);
+    params
+}
+
+/// What the documentation of the module says, computed plainly in float64.
+fn distribution(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
+    let scaled: Vec<f64> = logits
+        .iter()
+        .map(|logit| f64::from(*logit) / f64::from(params.temperature))
+        .collect();
+    let mut weights: Vec<f64> = scaled.iter().map(|logit| logit.exp()).collect();
+    let keep = |weights: &mut Vec<f64>, least: f64| {
+        for weight in weights.iter_mut().filter(|weight| **weight < least) {
+            *weight = 0.0;
+        }
+    };
+    let descending = |weights: &[f64]| {
+        let mut sorted = weights.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted
+    };
+    if params.top_k > 0 {
+        let kth = descending(&weights)[(params.top_k as usize).min(weights.len()) - 1];
+        keep(&mut weights, kth);
+    }
+    if params.top_p < 1.0 {
+        let wanted = f64::from(params.top_p) * weights.iter().sum::<f64>();
+        let mut sum = 0.0;
+        let last = descending(&weights).into_iter().find(|weight| {
+            sum += weight;
+            sum >= wanted
+        });
+        keep(&mut weights, last.unwrap());
+    }
+    let most = descending(&weights)[0];
+    keep(&mut weights, most * f64::from(params.min_p));
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+fn on_host(logits: &[f32], params: &SamplingParams, positions: u32) -> Vec<TokenId> {
+    let mut scratch = host::Scratch::default();
+    let base = with_params(params.clone());
+    (0..positions)
+        .map(|position| {
+            host::choose(
+                logits,
+                &Sample {
+                    position,
+                    ..base.clone()
+                },
+                &mut scratch,
+            )
+            .unwrap()
+        })
+        .collect()
+}
+
+fn on_device(logits: &[f32], params: &SamplingParams, positions: u32) -> Vec<TokenId> {
+    let _alone = one_at_a_time();
+    let base = with_params(params.clone());
+    let samples: Vec<_> = (0..positions)
+        .map(|position| Sample {
+            position,
+            ..base.clone()
+        })
+        .collect();
+    let rows = logits.repeat(samples.len());
+    let shape = [
+        i32::try_from(samples.len()).unwrap(),
+        i32::try_from(logits.len()).unwrap(),
+    ];
+    let chosen = device::choose(&Array::from_slice(&rows, &shape), &samples).unwrap();
+    chosen
+        .tokens
+        .as_slice::<i32>()
+        .iter()
+        .map(|token| token.unsigned_abs())
+        .collect()
+}
+
+/// Pearson's statistic; tokens of probability zero must not occur at all.
+fn chi_square(chosen: &[TokenId], distribution: &[f64]) -> (f64, usize) {
+    let mut counts = vec![0_u32; distribution.len()];
+    for token in chosen {
+        counts[*token as usize] += 1;
+    }
+    let mut statistic = 0.0;
+    let mut cells = 0;
+    for (count, probability) in counts.iter().zip(distribution) {
+        if *probability == 0.0 {
+            assert_eq!(*count, 0, "a token that was filtered out was chosen");
+            continue;
+        }
+        let expected = probability * chosen.len() as f64;
+        statistic += (f64::from(*count) - expected).powi(2) / expected;
+        cells += 1;
+    }
+    (statistic, cells - 1)
+}
+
+fn settings() -> Vec<SamplingParams> {
+    vec![
+        random(|_| {}),
+        random(|params| params.temperature = 0.7),
+        random(|params| params.temperature = 3.0),
+        random(|params| params.top_k = 1),
+        random(|params| params.top_k = 2),
+        random(|params| params.top_k = 4),
+        random(|params| params.top_k = 600),
+        random(|params| params.top_p = 0.5),
+        random(|params| params.top_p = 0.95),
+        random(|params| params.min_p = 0.3),
+        random(|params| {
+            params.temperature = 2.0;
+            params.top_k = 5;
+            params.top_p = 0.9;
+            params.min_p = 0.1;
+        }),
+    ]
+}
+
+#[test]
+fn tokens_follow_the_exact_distribution() {
+    // The 99.99 % quantiles of chi-square for 0 to 5 degrees of freedom.
+    let bounds = [0.0, 15.14, 18.42, 21.11, 23.51, 25.74];
+    for params in settings() {
+        let distribution = distribution(&LOGITS, &params);
+        for chosen in [on_host(&LOGITS, &params, 20_000), on_device(&LOGITS, &params, 20_000)] {
+            let (statistic, freedom) = chi_square(&chosen, &distribution);
+            assert!(
+                statistic <= bounds[freedom],
+                "{params:?}: {statistic} with {freedom} degrees of freedom"
+            );
+        }
+    }
+}
+
+#[test]
+fn host_and_device_choose_the_same_tokens() {
+    let logits: Vec<f32> = (0..1000).map(|id| ((id * 7919 % 1000) as f32) / 150.0).collect();
+    for params in settings() {
+        let (host, device) = (on_host(&logits, &params, 400), on_device(&logits, &params, 400));
+        let different = host.iter().zip(&device).filter(|(host, device)| host != device).count();
+        // A float32 sum may fall on the other side of a boundary once in a while.
+        assert!(different <= 2, "{params:?}: {different} of 400 differ");
+    }
+}
+
+#[test]
+fn a_nucleus_wider_than_the_first_sorted_part_is_found() {
+    let logits: Vec<f32> = (0..5000).map(|id| ((id * 7919 % 5000) as f32) / 5000.0).collect();
+    let params = random(|params| params.top_p = 0.8);
+    let distribution = distribution(&logits, &params);
+    let kept = distribution.iter().filter(|probability| **probability > 0.0).count();
+    assert!((3000..4500).contains(&kept), "{kept}");
+    for token in on_host(&logits, &params, 2000) {
+        assert!(distribution[token as usize] > 0.0);
+    }
+}
+
+#[test]
+fn greedy_takes_the_first_of_equals() {
+    let mut scratch = host::Scratch::default();
+    assert_eq!(host::choose(&[0.0, 2.0, 2.0], &greedy(), &mut scratch), Ok(1));
+    let params = random(|params| params.temperature = 0.0);
+    assert_eq!(on_device(&[0.0, 2.0, 2.0], &params, 1), [1]);
+}
+
+#[test]
+fn extreme_temperatures_stay_defined() {
+    for temperature in [f32::MIN_POSITIVE, 1e-6] {
+        let params = random(|params| params.temperature = temperature);
+        assert_eq!(on_host(&LOGITS, &params, 50), [5; 50]);
+        assert_eq!(on_device(&LOGITS, &params, 50), [5; 50]);
+    }
+    let params = random(|params| params.temperature = 100.0);
+    let tokens = on_host(&LOGITS, &params, 500);
+    assert!((0..6).all(|token| tokens.contains(&token)));
+}
+
+#[test]
+fn logits_that_are_not_finite_are_an_error() {
+    let mut scratch = host::Scratch::default();
+    for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for place in [0, 9] {
+            let mut logits = [0.5; 12];
+            logits[place] = broken;
+            let chosen = host::choose(&logits, &greedy(), &mut scratch);
+            assert_eq!(chosen, Err(SampleError::NotFinite), "{broken} at {place}");
+        }
+    }
+}
+
+#[test]
+fn forbidden_tokens_are_never_chosen() {
+    let sample = Sample {
+        forbidden: Arc::from([5, 1]),
+        ..with_params(random(|_| {}))
+    };
+    let mut scratch = host::Scratch::default();
+    for position in 0..500 {
+        let sample = Sample {
+            position,
+            ..sample.clone()
+        };
+        let token = host::choose(&LOGITS, &sample, &mut scratch).unwrap();
+        assert!(token != 5 && token != 1);
+    }
+    let nothing_left = Sample {
+        forbidden: (0..6).collect(),
+        ..greedy()
+    };
+    assert_eq!(
+        host::choose(&LOGITS, &nothing_left, &mut scratch),
+        Err(SampleError::NotFinite)
+    );
+}
+
+#[test]
+fn a_token_depends_on_its_own_row_only() {
+    let _alone = one_at_a_time();
+    let samples = [
+        with_params(random(|params| params.top_p = 0.9)),
+        greedy(),
+        with_params(random(|params| params.seed = 3)),
+        with_params(random(|params| params.choice_index = 1)),
+    ];
+    let rows: Vec<f32> = (0..4)
+        .flat_map(|row| LOGITS.map(|logit| logit * (row + 1) as f32 / 3.0))
+        .collect();
+    let choose = |rows: &[f32], samples: &[Sample]| {
+        let shape = [i32::try_from(samples.len()).unwrap(), 6];
+        device::choose(&Array::from_slice(rows, &shape), samples)
+            .unwrap()
+            .tokens
+            .as_slice::<i32>()
+            .to_vec()
+    };
+    for position in 0..50 {
+        let samples = samples.clone().map(|sample| Sample { position, ..sample });
+        let together = choose(&rows, &samples);
+        let alone: Vec<_> = (0..4)
+            .flat_map(|row| choose(&rows[row * 6..row * 6 + 6], &samples[row..=row]))
+            .collect();
+        assert_eq!(together, alone);
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_unfiltered_distribution() {
+    let params = random(|params| {
+        params.temperature = 0.5;
+        params.top_k = 1;
+        params.logprobs = Some(3);
+    });
+    let logprobs = host::logprobs(&LOGITS, &with_params(params), 4).unwrap();
+    let exact = distribution(&LOGITS, &SamplingParams::default());
+    assert!((f64::from(logprobs.chosen) - exact[4].ln()).abs() < 1e-6);
+    let ids: Vec<_> = logprobs.top.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [5, 1, 2]);
+    for (id, logprob) in logprobs.top {
+        assert!((f64::from(logprob) - exact[id as usize].ln()).abs() < 1e-6);
+    }
+    let more = with_params(random(|params| params.logprobs = Some(100)));
+    assert_eq!(host::logprobs(&LOGITS, &more, 0).unwrap().top.len(), 6);
+    let none = with_params(random(|params| params.logprobs = Some(0)));
+    assert_eq!(host::logprobs(&LOGITS, &none, 0).unwrap().top, []);
+}
