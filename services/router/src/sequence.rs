@@ -5,12 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kr_contract::{Exactness, FinishReason, RequestId, SamplingParams, TokenId};
-use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
+
+pub(crate) mod stream;
+
+pub(crate) use stream::{Cancellations, SequenceSender, SequenceStream, StreamLimits};
 
 /// Index of a model in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ModelIndex(pub(crate) usize);
+
+/// One submitted sequence within its model's dispatcher, through all its attempts. Never leaves the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SequenceKey(pub(crate) u64);
 
 /// Whose request it is: the API key's id, or `default` without authentication.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +55,8 @@ pub(crate) struct SequenceRequest {
 }
 
 /// What happens to a sequence, in order: `Accepted` first, `Tokens` any number of times, then exactly one of `Finished` and
-/// `Failed`; or `Failed` alone.
+/// `Failed`; or `Failed` alone. When a worker is lost before the first token, `Accepted` comes again from the next one and
+/// replaces the one before.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SequenceEvent {
     /// A worker runs it. Response headers go out now.
@@ -108,6 +115,7 @@ pub(crate) struct Finished {
 }
 
 /// Why a sequence did not run to its end.
+#[expect(clippy::enum_variant_names, reason = "the model failed, not the name")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failed {
     /// The queue holds as many as it may.
@@ -136,11 +144,17 @@ pub(crate) enum Failed {
     ModelFailed { message: String },
 }
 
-/// A running sequence as the edge holds it. Dropping it cancels the sequence: it leaves the queue at once, or is in no step
-/// that the worker plans after it reads the cancel.
-#[derive(Debug)]
-pub(crate) struct SequenceStream {
-    /// Bounded; a reader who lets it fill is cut off with [`Failed::SlowConsumer`].
-    pub(crate) events: mpsc::Receiver<SequenceEvent>,
-    pub(crate) cancel_on_drop: DropGuard,
+/// Why a sequence is stopped before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum CancelReason {
+    /// Nobody reads it any more.
+    ClientGone,
+    /// The client's deadline passed.
+    Deadline,
+    /// The edge found a stop text.
+    StopText,
+    /// The client reads too slowly.
+    SlowConsumer,
+    /// The router shuts down.
+    Shutdown,
 }

@@ -1,0 +1,178 @@
+//! The scheduling side as the edge sees it: one task per model takes sequences in, queues them, places them on workers and
+//! passes the events back. [`Dispatcher`] is the handle, the loop is in `dispatch/turn.rs`, and the state that it turns, which
+//! waits for nothing and reads no clock, in `dispatch/state.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::metrics::{Metrics, ModelMetrics};
+use crate::policy::PolicyKind;
+use crate::queue::QueueLimits;
+use crate::sequence::{Failed, ModelIndex, SequenceRequest, SequenceStream, StreamLimits};
+use crate::workers::{ExpectedIdentity, WatchdogLimits, WorkerSetup};
+
+mod pace;
+mod slot;
+mod snapshot;
+mod state;
+mod turn;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use snapshot::{ModelSnapshot, ModelState, Snapshot, WorkerSnapshot, WorkerState};
+
+/// Submissions that may wait for the loop, which takes each in microseconds.
+const SUBMISSIONS: usize = 256;
+
+/// One model to serve.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelSetup {
+    pub(crate) name: Arc<str>,
+    pub(crate) identity: ExpectedIdentity,
+    pub(crate) queue: QueueLimits,
+    pub(crate) policy: PolicyKind,
+    /// Sequences one worker gets at once, where that is fewer than it can hold.
+    pub(crate) max_sequences_per_worker: Option<u32>,
+    pub(crate) stream: StreamLimits,
+    pub(crate) watchdog: WatchdogLimits,
+    pub(crate) workers: Vec<WorkerSetup>,
+}
+
+/// How much there is of a model's work at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ModelLoad {
+    /// Sequences in the queue.
+    pub(crate) waiting: usize,
+    /// Sequences on workers.
+    pub(crate) running: usize,
+}
+
+#[derive(Debug, Default)]
+struct LoadCell {
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+}
+
+/// A request on its way into a model's loop.
+#[derive(Debug)]
+struct Submission {
+    request: SequenceRequest,
+    reply: oneshot::Sender<Result<SequenceStream, Failed>>,
+}
+
+#[derive(Debug)]
+struct ModelHandle {
+    submissions: mpsc::Sender<Submission>,
+    load: Arc<LoadCell>,
+}
+
+/// Takes sequences for all models. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Dispatcher {
+    models: Arc<[ModelHandle]>,
+    snapshots: watch::Receiver<Snapshot>,
+}
+
+/// Owns the loops and through them the workers. Dropping it kills local workers at once; streams end with
+/// [`Failed::Draining`].
+#[derive(Debug)]
+pub(crate) struct Running {
+    loops: Vec<(mpsc::Sender<Duration>, AbortOnDropHandle<()>)>,
+}
+
+impl Dispatcher {
+    /// Starts the workers of `models`, which are in the order of [`ModelIndex`]. Must be called within a runtime.
+    pub(crate) fn start(models: Vec<ModelSetup>, metrics: Arc<Metrics>) -> (Self, Running) {
+        let first: Snapshot = models
+            .iter()
+            .map(|setup| Arc::new(ModelSnapshot::starting(setup)))
+            .collect();
+        let (publish, snapshots) = watch::channel(first);
+        let publish = Arc::new(publish);
+        let mut handles = Vec::with_capacity(models.len());
+        let mut loops = Vec::with_capacity(models.len());
+        for (index, setup) in models.into_iter().enumerate() {
+            let (sender, submissions) = mpsc::channel(SUBMISSIONS);
+            let (drain, drained) = mpsc::channel(1);
+            let load = Arc::new(LoadCell::default());
+            let ends = turn::Ends {
+                submissions,
+                drain: drained,
+                publish: snapshot::Publisher::new(index, publish.clone()),
+                load: load.clone(),
+            };
+            let model_metrics = ModelMetrics::new(metrics.clone(), setup.name.clone());
+            let running = tokio::spawn(turn::run(setup, model_metrics, ends));
+            handles.push(ModelHandle {
+                submissions: sender,
+                load,
+            });
+            loops.push((drain, AbortOnDropHandle::new(running)));
+        }
+        let dispatcher = Self {
+            models: handles.into(),
+            snapshots,
+        };
+        (dispatcher, Running { loops })
+    }
+
+    /// Queues a sequence.
+    ///
+    /// # Errors
+    /// [`Failed::QueueFull`], [`Failed::Draining`] or [`Failed::DeadlineExceeded`], at once.
+    ///
+    /// # Cancellation
+    /// A sequence that was queued meanwhile leaves the queue again.
+    pub(crate) async fn submit(&self, request: SequenceRequest) -> Result<SequenceStream, Failed> {
+        // An index comes from the same configuration as the handles; without one there is nothing to wait for.
+        let model = self.models.get(request.model.0).ok_or(Failed::Draining)?;
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission { request, reply };
+        model.submissions.send(submission).await.map_err(|_| Failed::Draining)?;
+        answer.await.unwrap_or(Err(Failed::Draining))
+    }
+
+    /// Returns how all models and their workers are.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Returns the snapshot as it changes, for health and readiness.
+    pub(crate) fn changes(&self) -> watch::Receiver<Snapshot> {
+        self.snapshots.clone()
+    }
+
+    /// Returns how much there is of a model's work.
+    pub(crate) fn load(&self, model: ModelIndex) -> ModelLoad {
+        let cell = self.models.get(model.0).map(|model| &model.load);
+        ModelLoad {
+            waiting: cell.map_or(0, |cell| cell.waiting.load(Ordering::Relaxed)),
+            running: cell.map_or(0, |cell| cell.running.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+impl Running {
+    /// Takes nothing more in, finishes what there is until `timeout`, ends the rest with [`Failed::Draining`], then stops
+    /// the workers: Drain, SIGTERM and SIGKILL, each after the grace the worker is configured with.
+    pub(crate) async fn drain(self, timeout: Duration) {
+        let mut loops = Vec::with_capacity(self.loops.len());
+        for (drain, running) in self.loops {
+            // Fails only where the loop has ended already.
+            let _ = drain.try_send(timeout);
+            loops.push(running);
+        }
+        for running in loops {
+            if let Err(error) = running.await {
+                tracing::error!(%error, "a model's loop failed");
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One worker as its model's dispatcher sees it: its state, what it has, and how much more it may get.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kr_contract::SequenceId;
+use tokio::sync::mpsc;
+
+use super::snapshot::{WorkerSnapshot, WorkerState};
+use crate::metrics::WorkerMetrics;
+use crate::policy::{Candidate, WorkerIndex};
+use crate::sequence::SequenceKey;
+use crate::workers::{Command, Frame, LossCause, Ready, WorkerProfile};
+
+/// A worker that was full gets nothing for this long.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The command could not be given: the session is ending.
+#[derive(Debug)]
+pub(super) struct Unreachable;
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    name: Arc<str>,
+    state: WorkerState,
+    state_since: Instant,
+    message: Option<Arc<str>>,
+    failed_start: bool,
+    restarts: u32,
+    profile: Option<Arc<WorkerProfile>>,
+    session: Option<Session>,
+    metrics: WorkerMetrics,
+}
+
+#[derive(Debug)]
+struct Session {
+    commands: mpsc::Sender<Command>,
+    /// Everything sent that the worker owes an end for, cancelled sequences included: each holds one of its places.
+    in_flight: HashMap<SequenceId, SequenceKey>,
+    capacity: u32,
+    kv_budget_bytes: u64,
+    /// By the last frame, and what was sent since.
+    pending_prefill_tokens: u64,
+    paused_until: Option<Instant>,
+}
+
+impl Slot {
+    pub(super) fn new(name: Arc<str>, metrics: WorkerMetrics, now: Instant) -> Self {
+        Self {
+            name,
+            state: WorkerState::Starting,
+            state_since: now,
+            message: None,
+            failed_start: false,
+            restarts: 0,
+            profile: None,
+            session: None,
+            metrics,
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub(super) fn profile(&self) -> Option<&Arc<WorkerProfile>> {
+        self.profile.as_ref()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == WorkerState::Ready
+    }
+
+    pub(super) fn failed_start(&self) -> bool {
+        self.failed_start
+    }
+
+    pub(super) fn message(&self) -> Option<&Arc<str>> {
+        self.message.as_ref()
+    }
+
+    /// Returns how many sequences it runs at once.
+    pub(super) fn capacity(&self) -> u32 {
+        self.session.as_ref().map_or(0, |session| session.capacity)
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.in_flight.len())
+    }
+
+    fn enter(&mut self, state: WorkerState, now: Instant) {
+        self.state = state;
+        self.state_since = now;
+    }
+
+    pub(super) fn starting(&mut self, now: Instant) {
+        self.enter(WorkerState::Starting, now);
+    }
+
+    pub(super) fn ready(&mut self, ready: Ready, most: Option<u32>, now: Instant) {
+        self.metrics
+            .up(&ready.profile, now.saturating_duration_since(self.state_since));
+        self.session = Some(Session {
+            commands: ready.commands,
+            in_flight: HashMap::new(),
+            capacity: ready.profile.max_sequences.min(most.unwrap_or(u32::MAX)),
+            kv_budget_bytes: ready.profile.kv_budget_bytes,
+            pending_prefill_tokens: 0,
+            paused_until: None,
+        });
+        self.profile = Some(ready.profile);
+        self.message = None;
+        self.failed_start = false;
+        self.enter(WorkerState::Ready, now);
+    }
+
+    /// The worker takes nothing more, but finishes what it has.
+    pub(super) fn draining(&mut self, now: Instant) {
+        self.enter(WorkerState::Draining, now);
+    }
+
+    /// Ends the session and returns what the worker had.
+    pub(super) fn lost(&mut self, now: Instant) -> Vec<(SequenceId, SequenceKey)> {
+        self.metrics.down();
+        self.enter(WorkerState::Backoff, now);
+        let mut lost: Vec<_> = self
+            .session
+            .take()
+            .into_iter()
+            .flat_map(|session| session.in_flight)
+            .collect();
+        lost.sort_unstable();
+        lost
+    }
+
+    pub(super) fn backoff(&mut self, cause: LossCause, message: Arc<str>, now: Instant) {
+        self.metrics.restarted(cause);
+        self.restarts = self.restarts.saturating_add(1);
+        self.failed_start = cause == LossCause::FailedStart;
+        self.message = Some(message);
+        self.enter(WorkerState::Backoff, now);
+    }
+
+    pub(super) fn stopped(&mut self, now: Instant) {
+        self.enter(WorkerState::Stopped, now);
+    }
+
+    /// Returns how the policies see it; `None` while it takes nothing.
+    pub(super) fn candidate(&self, worker: WorkerIndex, now: Instant) -> Option<Candidate> {
+        let session = self.session.as_ref().filter(|_| self.is_ready())?;
+        if session.paused_until.is_some_and(|until| until > now) {
+            return None;
+        }
+        let in_flight = u32::try_from(session.in_flight.len()).unwrap_or(u32::MAX);
+        Some(Candidate {
+            worker,
+            room: session.capacity.saturating_sub(in_flight),
+            in_flight,
+            pending_prefill_tokens: session.pending_prefill_tokens,
+        })
+    }
+
+    /// Sends a sequence.
+    ///
+    /// # Errors
+    /// [`Unreachable`]: it was not sent.
+    pub(super) fn admit(&mut self, key: SequenceKey, command: Command) -> Result<(), Unreachable> {
+        let (Some(session), Command::Admit(admission)) = (&mut self.session, &command) else {
+            return Err(Unreachable);
+        };
+        let id = admission.id;
+        let tokens = admission.request.prompt.len() + admission.emitted.len();
+        session.commands.try_send(command).map_err(|_| Unreachable)?;
+        session.in_flight.insert(id, key);
+        session.pending_prefill_tokens += tokens as u64;
+        Ok(())
+    }
+
+    /// Sends a cancel. Where it cannot be sent, the session is ending and the sequence with it.
+    pub(super) fn cancel(&self, command: Command) {
+        if let Some(session) = &self.session {
+            let _ = session.commands.try_send(command);
+        }
+    }
+
+    /// Returns whose a sequence id is.
+    pub(super) fn key_of(&self, id: SequenceId) -> Option<SequenceKey> {
+        self.session.as_ref()?.in_flight.get(&id).copied()
+    }
+
+    /// Gives back the place a sequence held.
+    pub(super) fn release(&mut self, id: SequenceId) -> Option<SequenceKey> {
+        self.session.as_mut()?.in_flight.remove(&id)
+    }
+
+    /// Takes note of a frame's load.
+    pub(super) fn frame(&mut self, frame: &Frame) {
+        if let Some(session) = &mut self.session {
+            self.metrics.frame(frame, session.kv_budget_bytes);
+            session.pending_prefill_tokens = frame.load.pending_prefill_tokens;
+        }
+    }
+
+    pub(super) fn pause(&mut self, now: Instant) {
+        if let Some(session) = &mut self.session {
+            session.paused_until = Some(now + PAUSE);
+        }
+    }
+
+    /// Returns when a pause that lasts at `now` is over.
+    pub(super) fn pause_over(&self, now: Instant) -> Option<Instant> {
+        self.session.as_ref()?.paused_until.filter(|until| *until > now)
+    }
+
+    pub(super) fn snapshot(&self) -> WorkerSnapshot {
+        WorkerSnapshot {
+            name: self.name.clone(),
+            state: self.state,
+            message: self.message.clone(),
+            restarts: self.restarts,
+            profile: self.profile.clone(),
+        }
+    }
+}

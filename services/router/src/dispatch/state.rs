@@ -1,0 +1,396 @@
+//! One model's scheduling state and every rule about it: who waits, who runs where, and what happens to each when a frame,
+//! a loss, a cancel or a deadline comes. Never waits and reads no clock; what it sends, it sends without blocking.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use kr_contract::{SequenceId, TokenId};
+use tracing::Span;
+
+use super::ModelSetup;
+use super::pace::Pace;
+use super::slot::Slot;
+use super::snapshot::{ModelSnapshot, ModelState};
+use crate::batch;
+use crate::metrics::{Departure, ModelMetrics, Rejection};
+use crate::policy::{Policy, WorkerIndex};
+use crate::queue::{Entry, Queue};
+use crate::sequence::{
+    Accepted, CancelReason, Cancellations, Failed, SequenceKey, SequenceRequest, SequenceSender, SequenceStream,
+    StreamLimits, stream,
+};
+use crate::workers::{Admission, Command};
+
+mod events;
+
+/// Tries of one sequence while no token of it was sent: the first, and one more after its worker was lost.
+const MOST_ATTEMPTS: u32 = 2;
+
+#[derive(Debug)]
+pub(super) struct State {
+    name: Arc<str>,
+    max_sequences_per_worker: Option<u32>,
+    stream_limits: StreamLimits,
+    queue: Queue,
+    policy: Box<dyn Policy>,
+    slots: Vec<Slot>,
+    sequences: HashMap<SequenceKey, Sequence>,
+    /// Of running sequences; the queue keeps those of waiting ones.
+    deadlines: BTreeSet<(Instant, SequenceKey)>,
+    cancellations: Arc<Cancellations>,
+    metrics: ModelMetrics,
+    pace: Pace,
+    next_key: u64,
+    next_id: u64,
+    without_worker_since: Option<Instant>,
+    draining: bool,
+}
+
+/// A live sequence: its stream has not ended.
+#[derive(Debug)]
+struct Sequence {
+    request: Arc<SequenceRequest>,
+    sender: SequenceSender,
+    attempts: u32,
+    /// What the client has or will read next; a replay starts from it.
+    emitted: Vec<TokenId>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Waiting,
+    Running(Run),
+}
+
+#[derive(Debug)]
+struct Run {
+    worker: WorkerIndex,
+    id: SequenceId,
+    /// From leaving the queue until the worker accepts it; unset from then on.
+    span: Option<Span>,
+    /// Cancelled for a stop text; its end is still to be delivered.
+    stopping: bool,
+}
+
+fn dispatch_span(request: &SequenceRequest, worker: &str, attempt: u32) -> Span {
+    let span = tracing::info_span!("dispatch", worker, attempt);
+    if let Some(traceparent) = &request.traceparent {
+        kr_boot::telemetry::set_parent(&span, traceparent);
+    }
+    span
+}
+
+impl Sequence {
+    fn run(&self) -> Option<&Run> {
+        match &self.place {
+            Place::Waiting => None,
+            Place::Running(run) => Some(run),
+        }
+    }
+
+    fn entry(&self, key: SequenceKey) -> Entry {
+        Entry {
+            key,
+            tenant: self.request.tenant.clone(),
+            priority: self.request.priority,
+            since: self.request.arrived,
+            deadline: self.request.deadline,
+            prompt_tokens: self.request.prompt.len(),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn new(setup: &ModelSetup, metrics: ModelMetrics, now: Instant) -> Self {
+        let slot = |name: &Arc<str>| Slot::new(name.clone(), metrics.worker(name.clone()), now);
+        Self {
+            name: setup.name.clone(),
+            max_sequences_per_worker: setup.max_sequences_per_worker,
+            stream_limits: setup.stream,
+            queue: Queue::new(setup.queue),
+            policy: setup.policy.build(),
+            slots: setup.workers.iter().map(|worker| slot(&worker.name)).collect(),
+            sequences: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            cancellations: Arc::default(),
+            metrics,
+            pace: Pace::default(),
+            next_key: 0,
+            next_id: 0,
+            without_worker_since: Some(now),
+            draining: false,
+        }
+    }
+
+    pub(super) fn cancellations(&self) -> &Arc<Cancellations> {
+        &self.cancellations
+    }
+
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Returns whether no sequence is alive.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Takes a request in.
+    ///
+    /// # Errors
+    /// Answer the client at once: nothing was queued.
+    pub(super) fn submit(&mut self, request: SequenceRequest, now: Instant) -> Result<SequenceStream, Failed> {
+        let refuse = |rejection, failed| {
+            self.metrics.rejected(rejection);
+            Err(failed)
+        };
+        if self.draining {
+            return refuse(Rejection::Draining, Failed::Draining);
+        }
+        if request.deadline.is_some_and(|deadline| deadline <= now) {
+            return refuse(Rejection::Deadline, Failed::DeadlineExceeded);
+        }
+        let key = SequenceKey(self.next_key);
+        let (sender, stream) = stream::channel(key, self.cancellations.clone(), self.stream_limits);
+        let sequence = Sequence {
+            request: Arc::new(request),
+            sender,
+            attempts: 0,
+            emitted: Vec::new(),
+            place: Place::Waiting,
+        };
+        if self.queue.push(sequence.entry(key)).is_err() {
+            return self.queue_full();
+        }
+        self.next_key += 1;
+        self.sequences.insert(key, sequence);
+        Ok(stream)
+    }
+
+    fn queue_full(&self) -> Result<SequenceStream, Failed> {
+        self.metrics.rejected(Rejection::QueueFull);
+        Err(Failed::QueueFull {
+            capacity: self.queue.limits().capacity,
+            retry_after: self.pace.retry_after(),
+        })
+    }
+
+    /// Stops a sequence because of its reader. Unknown ones have ended.
+    pub(super) fn cancel(&mut self, key: SequenceKey, reason: CancelReason) {
+        let Some(sequence) = self.sequences.get_mut(&key) else {
+            return;
+        };
+        match &mut sequence.place {
+            Place::Running(run) if reason == CancelReason::StopText => {
+                run.stopping = true;
+                if let Some(deadline) = sequence.request.deadline {
+                    self.deadlines.remove(&(deadline, key));
+                }
+                self.tell_cancel(key, reason);
+            }
+            Place::Waiting | Place::Running(_) => {
+                if self.queue.remove(key).is_some() {
+                    self.metrics.departed(Departure::Abandoned);
+                }
+                self.end_early(key, reason);
+            }
+        }
+    }
+
+    /// Does everything that is due: deadlines, patience, and sending what can run. Call it after every event.
+    pub(super) fn turn(&mut self, now: Instant) {
+        for entry in self.queue.take_expired(now) {
+            self.metrics.departed(Departure::Expired);
+            self.fail(entry.key, CancelReason::Deadline, Failed::DeadlineExceeded);
+        }
+        while let Some((deadline, key)) = self.deadlines.first().copied()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.fail(key, CancelReason::Deadline, Failed::DeadlineExceeded);
+        }
+        if let Some(since) = self.without_worker_since {
+            for entry in self.queue.take_impatient(since, now) {
+                self.metrics.departed(Departure::NoWorker);
+                if let Some(sequence) = self.sequences.remove(&entry.key) {
+                    let waited = now.saturating_duration_since(entry.since);
+                    sequence.sender.fail(Failed::NoWorker { waited });
+                }
+            }
+        }
+        self.dispatch(now);
+    }
+
+    /// Returns when [`Self::turn`] has something to do even if nothing happens.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let impatient = self
+            .without_worker_since
+            .and_then(|since| self.queue.next_impatient(since));
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        // A pause matters only while somebody waits.
+        let waiting = !self.queue.is_empty();
+        let pauses = self
+            .slots
+            .iter()
+            .filter(|_| waiting)
+            .filter_map(|slot| slot.pause_over(now));
+        self.queue
+            .next_expiry()
+            .into_iter()
+            .chain(impatient)
+            .chain(deadline)
+            .chain(pauses)
+            .min()
+    }
+
+    fn dispatch(&mut self, now: Instant) {
+        if self.queue.is_empty() {
+            return;
+        }
+        let slots = self.slots.iter().enumerate();
+        let candidates = slots
+            .filter_map(|(index, slot)| slot.candidate(WorkerIndex(index), now))
+            .collect();
+        for (entry, worker) in batch::take(&mut self.queue, candidates, &mut *self.policy, now) {
+            self.admit(entry, worker, now);
+        }
+    }
+
+    fn admit(&mut self, entry: Entry, worker: WorkerIndex, now: Instant) {
+        let (Some(sequence), Some(slot)) = (self.sequences.get_mut(&entry.key), self.slots.get_mut(worker.0)) else {
+            return;
+        };
+        let id = SequenceId(self.next_id);
+        let admission = Admission {
+            id,
+            attempt: sequence.attempts + 1,
+            request: sequence.request.clone(),
+            emitted: sequence.emitted.clone(),
+            time_left: entry.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+        };
+        if slot.admit(entry.key, Command::Admit(Box::new(admission))).is_err() {
+            slot.pause(now);
+            self.queue.push_returned(entry);
+            return;
+        }
+        self.next_id += 1;
+        sequence.attempts += 1;
+        sequence.place = Place::Running(Run {
+            worker,
+            id,
+            span: Some(dispatch_span(&sequence.request, slot.name(), sequence.attempts)),
+            stopping: false,
+        });
+        self.deadlines
+            .extend(entry.deadline.map(|deadline| (deadline, entry.key)));
+        self.pace.departed(now);
+        self.metrics.departed(Departure::Dispatched);
+    }
+
+    /// Puts a sequence that had been sent back to the front of the queue. `counted`: the try counts as one.
+    fn take_back(&mut self, key: SequenceKey, counted: Counted) {
+        let Some(sequence) = self.sequences.get_mut(&key) else {
+            return;
+        };
+        if counted == Counted::No {
+            sequence.attempts = sequence.attempts.saturating_sub(1);
+        }
+        sequence.place = Place::Waiting;
+        let entry = sequence.entry(key);
+        if let Some(deadline) = entry.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        self.queue.push_returned(entry);
+    }
+
+    /// Ends a sequence with a failure; its worker is told.
+    fn fail(&mut self, key: SequenceKey, reason: CancelReason, failed: Failed) {
+        if let Some(sequence) = self.end_early(key, reason) {
+            sequence.sender.fail(failed);
+        }
+    }
+
+    /// Removes a live sequence; its worker, if it has one, is told and keeps its place occupied until it says the end.
+    fn end_early(&mut self, key: SequenceKey, reason: CancelReason) -> Option<Sequence> {
+        let told = self.sequences.get(&key)?.run().is_some_and(|run| run.stopping);
+        if !told {
+            self.tell_cancel(key, reason);
+        }
+        self.remove(key)
+    }
+
+    fn tell_cancel(&self, key: SequenceKey, reason: CancelReason) {
+        self.metrics.cancelled(reason);
+        let run = self.sequences.get(&key).and_then(Sequence::run);
+        if let Some((run, slot)) = run.and_then(|run| Some((run, self.slots.get(run.worker.0)?))) {
+            slot.cancel(Command::Cancel(run.id, reason));
+        }
+    }
+
+    fn remove(&mut self, key: SequenceKey) -> Option<Sequence> {
+        let sequence = self.sequences.remove(&key)?;
+        if let Some(deadline) = sequence.request.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
+        Some(sequence)
+    }
+
+    /// Takes nothing more in from now on.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Ends everything that is left.
+    pub(super) fn end_all(&mut self) {
+        for _ in self.queue.take_all() {
+            self.metrics.departed(Departure::Drained);
+        }
+        let mut keys: Vec<_> = self.sequences.keys().copied().collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.fail(key, CancelReason::Shutdown, Failed::Draining);
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> ModelSnapshot {
+        let ready = || self.slots.iter().filter(|slot| slot.is_ready());
+        let state = if self.draining {
+            ModelState::Draining
+        } else if ready().next().is_some() {
+            ModelState::Ready
+        } else if self.slots.iter().any(Slot::failed_start) {
+            ModelState::Failed
+        } else {
+            ModelState::Loading
+        };
+        let told = self
+            .slots
+            .iter()
+            .find_map(Slot::message)
+            .filter(|_| state != ModelState::Ready);
+        let profile = ready().chain(&self.slots).find_map(Slot::profile);
+        ModelSnapshot {
+            name: self.name.clone(),
+            state,
+            message: told.cloned(),
+            profile: profile.cloned(),
+            ready_workers: u32::try_from(ready().count()).unwrap_or(u32::MAX),
+            configured_workers: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
+            max_sequences: ready().map(Slot::capacity).fold(0, u32::saturating_add),
+            workers: self.slots.iter().map(Slot::snapshot).collect(),
+        }
+    }
+}
+
+/// Whether a try that came to nothing counts as one of [`MOST_ATTEMPTS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Yes,
+    No,
+}

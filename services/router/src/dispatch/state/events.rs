@@ -1,0 +1,198 @@
+//! What workers say, and what follows from it for sequences.
+
+use std::time::Instant;
+
+use kr_contract::SequenceId;
+
+use super::{Accepted, CancelReason, Counted, Failed, MOST_ATTEMPTS, Place, SequenceKey, State, WorkerIndex};
+use crate::sequence::Tokens;
+use crate::workers::{End, Frame, Notice, RejectReason, Rejected, Update, WorkerEvent};
+
+impl State {
+    /// Takes in one worker's news.
+    pub(in super::super) fn notice(&mut self, notice: Notice, now: Instant) {
+        let Notice { worker, event } = notice;
+        let Some(slot) = self.slots.get_mut(worker.0) else {
+            return;
+        };
+        match event {
+            WorkerEvent::Starting => slot.starting(now),
+            WorkerEvent::Ready(ready) => slot.ready(ready, self.max_sequences_per_worker, now),
+            WorkerEvent::Frame(frame) => return self.frame(worker, frame, now),
+            WorkerEvent::Rejected(rejected) => self.rejected(worker, rejected, now),
+            WorkerEvent::Lost => {
+                for (id, key) in slot.lost(now) {
+                    self.lost(id, key);
+                }
+            }
+            WorkerEvent::Backoff { message, cause } => slot.backoff(cause, message, now),
+            WorkerEvent::Stopped => slot.stopped(now),
+        }
+        if self.slots.iter().any(super::Slot::is_ready) {
+            self.without_worker_since = None;
+        } else {
+            self.without_worker_since.get_or_insert(now);
+        }
+    }
+
+    fn frame(&mut self, worker: WorkerIndex, frame: Frame, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(worker.0) {
+            slot.frame(&frame);
+        }
+        for id in frame.accepted {
+            self.accepted(worker, id, now);
+        }
+        for update in frame.updates {
+            self.update(worker, update, now);
+        }
+    }
+
+    /// Returns whose id this is, if that sequence is alive and this is its present try.
+    fn live(&self, worker: WorkerIndex, id: SequenceId) -> Option<SequenceKey> {
+        let key = self.slots.get(worker.0)?.key_of(id)?;
+        let run = self.sequences.get(&key)?.run()?;
+        (run.id == id).then_some(key)
+    }
+
+    fn accepted(&mut self, worker: WorkerIndex, id: SequenceId, now: Instant) {
+        let Some(key) = self.live(worker, id) else { return };
+        let slot = self.slots.get(worker.0);
+        let Some((sequence, slot)) = self.sequences.get_mut(&key).zip(slot) else {
+            return;
+        };
+        let Some(profile) = slot.profile() else { return };
+        let Place::Running(run) = &mut sequence.place else {
+            return;
+        };
+        if run.span.take().is_none() {
+            return;
+        }
+        let queue_time = now.saturating_duration_since(sequence.request.arrived);
+        self.metrics.accepted(queue_time, sequence.request.prompt.len());
+        sequence.sender.accepted(Accepted {
+            worker: slot.name().clone(),
+            exactness: profile.fingerprint.class,
+            numerics_fingerprint: profile.fingerprint_text.clone(),
+            model_digest: profile.model_digest.clone(),
+            attempts: sequence.attempts,
+            queue_time,
+        });
+    }
+
+    fn update(&mut self, worker: WorkerIndex, update: Update, now: Instant) {
+        let Update { id, tokens, end } = update;
+        let live = self.live(worker, id);
+        if live.is_some() {
+            self.accepted(worker, id, now);
+        }
+        if end.is_some()
+            && let Some(slot) = self.slots.get_mut(worker.0)
+        {
+            slot.release(id);
+        }
+        let Some(key) = live else { return };
+        if !tokens.ids.is_empty() {
+            self.tokens(key, tokens, now);
+        }
+        if let Some(end) = end {
+            self.ended(key, end);
+        }
+    }
+
+    fn tokens(&mut self, key: SequenceKey, tokens: Tokens, now: Instant) {
+        let Some(sequence) = self.sequences.get_mut(&key) else {
+            return;
+        };
+        if sequence.run().is_some_and(|run| run.stopping) {
+            return;
+        }
+        if tokens.start_index as usize != sequence.emitted.len() {
+            let message = format!(
+                "the worker sent tokens from index {} where {} was next",
+                tokens.start_index,
+                sequence.emitted.len()
+            );
+            tracing::error!(request = %sequence.request.request_id, message, "broken token stream");
+            self.fail(key, CancelReason::Shutdown, Failed::ModelFailed { message });
+            return;
+        }
+        sequence.emitted.extend_from_slice(&tokens.ids);
+        if sequence.sender.tokens(tokens, now).is_err() {
+            self.fail(key, CancelReason::SlowConsumer, Failed::SlowConsumer);
+        }
+    }
+
+    fn ended(&mut self, key: SequenceKey, end: End) {
+        match end {
+            End::Finished(finished) => {
+                if let Some(sequence) = self.remove(key) {
+                    self.metrics.finished(&finished);
+                    sequence.sender.finish(*finished);
+                }
+            }
+            End::Cancelled(finished) => {
+                let asked = self
+                    .sequences
+                    .get(&key)
+                    .and_then(super::Sequence::run)
+                    .is_some_and(|run| run.stopping);
+                if !asked {
+                    // The worker drains by somebody else's order.
+                    return self.move_or_fail(key);
+                }
+                if let Some(sequence) = self.remove(key) {
+                    sequence.sender.finish(*finished);
+                }
+            }
+            End::Failed { message } => {
+                if let Some(sequence) = self.remove(key) {
+                    sequence.sender.fail(Failed::ModelFailed { message });
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, id: SequenceId, key: SequenceKey) {
+        let run = self.sequences.get(&key).and_then(super::Sequence::run);
+        if run.is_some_and(|run| run.id == id) {
+            self.move_or_fail(key);
+        }
+    }
+
+    /// A sequence's worker is gone. Before the first token another one takes it and the client sees nothing.
+    fn move_or_fail(&mut self, key: SequenceKey) {
+        let Some(sequence) = self.sequences.get(&key) else {
+            return;
+        };
+        if sequence.emitted.is_empty() && sequence.attempts < MOST_ATTEMPTS {
+            self.metrics.retried();
+            self.take_back(key, Counted::Yes);
+        } else if let Some(sequence) = self.remove(key) {
+            let emitted = u32::try_from(sequence.emitted.len()).unwrap_or(u32::MAX);
+            sequence.sender.fail(Failed::WorkerLost { emitted });
+        }
+    }
+
+    fn rejected(&mut self, worker: WorkerIndex, rejected: Rejected, now: Instant) {
+        let live = self.live(worker, rejected.id);
+        let Some(slot) = self.slots.get_mut(worker.0) else {
+            return;
+        };
+        slot.release(rejected.id);
+        match rejected.reason {
+            RejectReason::Busy => slot.pause(now),
+            RejectReason::Draining => slot.draining(now),
+            RejectReason::Final => {}
+        }
+        let Some(key) = live else { return };
+        match rejected.reason {
+            RejectReason::Busy | RejectReason::Draining => self.take_back(key, Counted::No),
+            RejectReason::Final => {
+                if let Some(sequence) = self.remove(key) {
+                    let message = rejected.message;
+                    sequence.sender.fail(Failed::Refused { message });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Every instrument of the router, with its name, unit and labels, and nowhere else. Built once from a [`Meter`] and passed
+//! down. Labels are closed sets: configured names and the enums here.
+
+pub(crate) mod requests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kr_boot::buckets;
+use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
+use opentelemetry::{KeyValue, StringValue};
+
+use crate::sequence::{CancelReason, Finished};
+use crate::workers::{Frame, LossCause, WorkerProfile};
+
+const MODEL: &str = "model";
+const WORKER: &str = "worker";
+const REASON: &str = "reason";
+const CAUSE: &str = "cause";
+const OUTCOME: &str = "outcome";
+const DIRECTION: &str = "direction";
+
+/// All instruments.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) requests: requests::Requests,
+    scheduling: Scheduling,
+    workers: Workers,
+}
+
+impl Metrics {
+    pub(crate) fn new(meter: &Meter) -> Self {
+        Self {
+            requests: requests::Requests::new(meter),
+            scheduling: Scheduling::new(meter),
+            workers: Workers::new(meter),
+        }
+    }
+}
+
+// Scheduling: the queue and what becomes of sequences.
+
+#[derive(Debug)]
+struct Scheduling {
+    waiting: Gauge<u64>,
+    departures: Counter<u64>,
+    rejections: Counter<u64>,
+    retried: Counter<u64>,
+    cancelled: Counter<u64>,
+    queue_time: Histogram<f64>,
+    prefill_time: Histogram<f64>,
+    decode_time: Histogram<f64>,
+    prompt_tokens: Counter<u64>,
+}
+
+impl Scheduling {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            waiting: meter
+                .u64_gauge("kr.requests.waiting")
+                .with_description("Sequences in the router's queue.")
+                .with_unit("{request}")
+                .build(),
+            departures: meter
+                .u64_counter("kr.queue.departures")
+                .with_description("Sequences that left the queue, by what became of them.")
+                .with_unit("{request}")
+                .build(),
+            rejections: meter
+                .u64_counter("kr.admission.rejections")
+                .with_description("Requests refused before they were queued, by reason.")
+                .with_unit("{request}")
+                .build(),
+            retried: meter
+                .u64_counter("kr.requests.retried")
+                .with_description("Sequences sent to a worker again because theirs was lost before the first token.")
+                .with_unit("{request}")
+                .build(),
+            cancelled: meter
+                .u64_counter("kr.requests.cancelled")
+                .with_description("Sequences stopped in the queue or on a worker before their own end, by reason.")
+                .with_unit("{request}")
+                .build(),
+            queue_time: histogram(
+                meter,
+                Described {
+                    name: "kr.request.queue_time",
+                    description: "From arrival until a worker accepted the sequence.",
+                    unit: "s",
+                },
+                buckets::QUEUE_TIME,
+            ),
+            prefill_time: histogram(
+                meter,
+                Described {
+                    name: "kr.request.prefill_time",
+                    description: "From a sequence's first step to its first token, by the worker's clock.",
+                    unit: "s",
+                },
+                buckets::TIME_TO_FIRST_TOKEN,
+            ),
+            decode_time: histogram(
+                meter,
+                Described {
+                    name: "kr.request.decode_time",
+                    description: "From a sequence's first token to its last, by the worker's clock.",
+                    unit: "s",
+                },
+                buckets::REQUEST_DURATION,
+            ),
+            prompt_tokens: meter
+                .u64_counter("kr.tokens.prompt")
+                .with_description("Prompt tokens of accepted sequences.")
+                .with_unit("{token}")
+                .build(),
+        }
+    }
+}
+
+/// Why a request was refused before it was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    QueueFull,
+    Draining,
+    Deadline,
+}
+
+impl Rejection {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Draining => "draining",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+/// What became of a waiting sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    Dispatched,
+    Expired,
+    Abandoned,
+    NoWorker,
+    Drained,
+}
+
+impl Departure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Dispatched => "dispatched",
+            Self::Expired => "expired",
+            Self::Abandoned => "abandoned",
+            Self::NoWorker => "no_worker",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// The scheduling instruments with one model's label.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelMetrics {
+    metrics: Arc<Metrics>,
+    model: KeyValue,
+}
+
+impl ModelMetrics {
+    pub(crate) fn new(metrics: Arc<Metrics>, model: Arc<str>) -> Self {
+        Self {
+            metrics,
+            model: label(MODEL, model),
+        }
+    }
+
+    pub(crate) fn waiting(&self, count: usize) {
+        self.metrics
+            .scheduling
+            .waiting
+            .record(count as u64, std::slice::from_ref(&self.model));
+    }
+
+    pub(crate) fn departed(&self, departure: Departure) {
+        let outcome = KeyValue::new(OUTCOME, departure.as_str());
+        self.metrics
+            .scheduling
+            .departures
+            .add(1, &[self.model.clone(), outcome]);
+    }
+
+    pub(crate) fn rejected(&self, rejection: Rejection) {
+        let reason = KeyValue::new(REASON, rejection.as_str());
+        self.metrics.scheduling.rejections.add(1, &[self.model.clone(), reason]);
+    }
+
+    pub(crate) fn retried(&self) {
+        self.metrics
+            .scheduling
+            .retried
+            .add(1, std::slice::from_ref(&self.model));
+    }
+
+    pub(crate) fn cancelled(&self, reason: CancelReason) {
+        let reason = KeyValue::new(
+            REASON,
+            match reason {
+                CancelReason::ClientGone => "client_gone",
+                CancelReason::Deadline => "deadline",
+                CancelReason::StopText => "stop_text",
+                CancelReason::SlowConsumer => "slow_consumer",
+                CancelReason::Shutdown => "shutdown",
+            },
+        );
+        self.metrics.scheduling.cancelled.add(1, &[self.model.clone(), reason]);
+    }
+
+    pub(crate) fn accepted(&self, queue_time: Duration, prompt_tokens: usize) {
+        let labels = std::slice::from_ref(&self.model);
+        self.metrics
+            .scheduling
+            .queue_time
+            .record(queue_time.as_secs_f64(), labels);
+        self.metrics.scheduling.prompt_tokens.add(prompt_tokens as u64, labels);
+    }
+
+    pub(crate) fn finished(&self, finished: &Finished) {
+        let labels = std::slice::from_ref(&self.model);
+        self.metrics
+            .scheduling
+            .prefill_time
+            .record(finished.prefill.as_secs_f64(), labels);
+        self.metrics
+            .scheduling
+            .decode_time
+            .record(finished.decode.as_secs_f64(), labels);
+    }
+
+    /// Returns the instruments of one of the model's workers.
+    pub(crate) fn worker(&self, name: Arc<str>) -> WorkerMetrics {
+        let labels = [self.model.clone(), label(WORKER, name)];
+        let direction = |direction: &'static str| {
+            let [model, worker] = labels.clone();
+            [model, worker, KeyValue::new(DIRECTION, direction)]
+        };
+        WorkerMetrics {
+            sent: direction("sent"),
+            received: direction("received"),
+            metrics: self.metrics.clone(),
+            labels,
+        }
+    }
+}
+
+// Workers: processes, sessions and steps.
+
+#[derive(Debug)]
+struct Workers {
+    running: Gauge<u64>,
+    up: Gauge<u64>,
+    restarts: Counter<u64>,
+    start_time: Histogram<f64>,
+    messages: Counter<u64>,
+    batch_size: Histogram<f64>,
+    batch_tokens: Histogram<f64>,
+    step_duration: Histogram<f64>,
+    generated_tokens: Counter<u64>,
+    wasted_tokens: Counter<u64>,
+    kv_usage: Gauge<f64>,
+    mapped_bytes: Gauge<u64>,
+}
+
+impl Workers {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            running: meter
+                .u64_gauge("kr.requests.running")
+                .with_description("Sequences sent to a worker that have not ended there.")
+                .with_unit("{request}")
+                .build(),
+            up: meter
+                .u64_gauge("kr.worker.up")
+                .with_description("1 while the worker is ready, otherwise 0.")
+                .with_unit("1")
+                .build(),
+            restarts: meter
+                .u64_counter("kr.worker.restarts")
+                .with_description("Workers lost or not started, and tried again, by cause.")
+                .with_unit("{restart}")
+                .build(),
+            start_time: histogram(
+                meter,
+                Described {
+                    name: "kr.worker.start_time",
+                    description: "From a worker's start, or the first try to reach it, to ready.",
+                    unit: "s",
+                },
+                buckets::QUEUE_TIME,
+            ),
+            messages: meter
+                .u64_counter("kr.worker.messages")
+                .with_description("Messages on the sessions with workers, by direction as the router sees it.")
+                .with_unit("{message}")
+                .build(),
+            batch_size: histogram(
+                meter,
+                Described {
+                    name: "kr.batch.size",
+                    description: "Sequences in one engine step.",
+                    unit: "{sequence}",
+                },
+                buckets::BATCH_SIZE,
+            ),
+            batch_tokens: histogram(
+                meter,
+                Described {
+                    name: "kr.batch.tokens",
+                    description: "Input tokens of one engine step.",
+                    unit: "{token}",
+                },
+                buckets::TOKENS,
+            ),
+            step_duration: histogram(
+                meter,
+                Described {
+                    name: "kr.batch.step.duration",
+                    description: "Duration of one engine step, by the worker's clock.",
+                    unit: "s",
+                },
+                buckets::STEP_DURATION,
+            ),
+            generated_tokens: meter
+                .u64_counter("kr.tokens.generated")
+                .with_description("Tokens that workers generated.")
+                .with_unit("{token}")
+                .build(),
+            wasted_tokens: meter
+                .u64_counter("kr.tokens.wasted")
+                .with_description("Tokens computed past a stop or a cancel, and dropped.")
+                .with_unit("{token}")
+                .build(),
+            kv_usage: meter
+                .f64_gauge("kr.kv_cache.usage")
+                .with_description("Part of a worker's KV budget in use or promised, 0 to 1.")
+                .with_unit("1")
+                .build(),
+            mapped_bytes: meter
+                .u64_gauge("kr.weights.mapped_bytes")
+                .with_description("Bytes of weights a worker maps and shares with the model's other workers.")
+                .with_unit("By")
+                .build(),
+        }
+    }
+}
+
+/// The worker instruments with one worker's labels.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerMetrics {
+    metrics: Arc<Metrics>,
+    labels: [KeyValue; 2],
+    sent: [KeyValue; 3],
+    received: [KeyValue; 3],
+}
+
+impl WorkerMetrics {
+    pub(crate) fn sent(&self) {
+        self.metrics.workers.messages.add(1, &self.sent);
+    }
+
+    pub(crate) fn received(&self) {
+        self.metrics.workers.messages.add(1, &self.received);
+    }
+
+    pub(crate) fn running(&self, count: usize) {
+        self.metrics.workers.running.record(count as u64, &self.labels);
+    }
+
+    pub(crate) fn up(&self, profile: &WorkerProfile, start_time: Duration) {
+        let workers = &self.metrics.workers;
+        workers.up.record(1, &self.labels);
+        workers.start_time.record(start_time.as_secs_f64(), &self.labels);
+        workers.mapped_bytes.record(profile.mapped_bytes, &self.labels);
+    }
+
+    pub(crate) fn down(&self) {
+        self.metrics.workers.up.record(0, &self.labels);
+        self.metrics.workers.kv_usage.record(0.0, &self.labels);
+        self.metrics.workers.mapped_bytes.record(0, &self.labels);
+    }
+
+    pub(crate) fn restarted(&self, cause: LossCause) {
+        let cause = match cause {
+            LossCause::Exit => "exit",
+            LossCause::Signal => "signal",
+            LossCause::FailedStart => "failed_start",
+            LossCause::Wedged => "wedged",
+            LossCause::Disconnected => "disconnected",
+            LossCause::Protocol => "protocol",
+        };
+        let [model, worker] = self.labels.clone();
+        self.metrics
+            .workers
+            .restarts
+            .add(1, &[model, worker, KeyValue::new(CAUSE, cause)]);
+    }
+
+    pub(crate) fn frame(&self, frame: &Frame, kv_budget_bytes: u64) {
+        let workers = &self.metrics.workers;
+        if let Some(step) = frame.step {
+            workers.batch_size.record(f64::from(step.sequences), &self.labels);
+            workers.batch_tokens.record(f64::from(step.tokens), &self.labels);
+            workers.step_duration.record(step.duration.as_secs_f64(), &self.labels);
+        }
+        let generated: usize = frame.updates.iter().map(|update| update.tokens.ids.len()).sum();
+        if generated > 0 {
+            workers.generated_tokens.add(generated as u64, &self.labels);
+        }
+        if frame.wasted_tokens > 0 {
+            workers.wasted_tokens.add(u64::from(frame.wasted_tokens), &self.labels);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a ratio for a gauge")]
+        let usage = frame.load.kv_used_bytes as f64 / kv_budget_bytes.max(1) as f64;
+        workers.kv_usage.record(usage, &self.labels);
+    }
+}
+
+fn label(key: &'static str, value: Arc<str>) -> KeyValue {
+    KeyValue::new(key, StringValue::from(value))
+}
+
+/// A histogram's name, meaning and unit.
+struct Described {
+    name: &'static str,
+    description: &'static str,
+    unit: &'static str,
+}
+
+fn histogram(meter: &Meter, described: Described, boundaries: &[f64]) -> Histogram<f64> {
+    meter
+        .f64_histogram(described.name)
+        .with_description(described.description)
+        .with_unit(described.unit)
+        .with_boundaries(boundaries.to_vec())
+        .build()
+}

@@ -1,0 +1,235 @@
+//! The way of a sequence's events to the edge, and of its cancellation back. Unread tokens are merged into one event, so a
+//! stream holds three events at most and a slow reader costs memory up to [`StreamLimits`] and nobody else anything.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::{Accepted, CancelReason, Failed, Finished, SequenceEvent, SequenceKey, Tokens};
+
+/// How far a reader may fall behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamLimits {
+    /// Tokens that may lie unread.
+    pub(crate) unread_tokens: usize,
+    /// How long a token may lie unread.
+    pub(crate) stall: Duration,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            unread_tokens: 2048,
+            stall: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The reader is further behind than [`StreamLimits`] allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the reader is too slow")]
+pub(crate) struct TooSlow;
+
+/// Sequences whose streams were dropped or need no more, until the dispatcher takes them. Adding never fails and never
+/// waits; there are at most two entries for each live sequence.
+#[derive(Debug, Default)]
+pub(crate) struct Cancellations {
+    list: Mutex<Vec<(SequenceKey, CancelReason)>>,
+    added: Notify,
+}
+
+impl Cancellations {
+    fn add(&self, key: SequenceKey, reason: CancelReason) {
+        lock(&self.list).push((key, reason));
+        self.added.notify_one();
+    }
+
+    /// Waits until there are any and returns them all.
+    ///
+    /// # Cancellation
+    /// Loses none.
+    pub(crate) async fn taken(&self) -> Vec<(SequenceKey, CancelReason)> {
+        loop {
+            let list = mem::take(&mut *lock(&self.list));
+            if !list.is_empty() {
+                return list;
+            }
+            self.added.notified().await;
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Unread {
+    accepted: Option<Accepted>,
+    tokens: Option<Tokens>,
+    tokens_since: Option<Instant>,
+    end: Option<SequenceEvent>,
+    reader_gone: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    unread: Mutex<Unread>,
+    readable: Notify,
+    closed: Notify,
+}
+
+/// Makes a stream and its sender. Dropping the stream adds `key` to `cancellations`.
+pub(crate) fn channel(
+    key: SequenceKey,
+    cancellations: Arc<Cancellations>,
+    limits: StreamLimits,
+) -> (SequenceSender, SequenceStream) {
+    let shared = Arc::new(Shared::default());
+    let sender = SequenceSender {
+        shared: shared.clone(),
+        limits,
+    };
+    let stream = SequenceStream {
+        shared,
+        cancellations,
+        key,
+        ended: false,
+    };
+    (sender, stream)
+}
+
+/// Makes a stream that no dispatcher feeds.
+#[cfg(test)]
+pub(crate) fn detached() -> (SequenceSender, SequenceStream) {
+    channel(SequenceKey(0), Arc::default(), StreamLimits::default())
+}
+
+/// The dispatcher's end. Nothing here waits. Dropping it unended ends the stream with [`Failed::Draining`].
+#[derive(Debug)]
+pub(crate) struct SequenceSender {
+    shared: Arc<Shared>,
+    limits: StreamLimits,
+}
+
+impl SequenceSender {
+    pub(crate) fn accepted(&mut self, accepted: Accepted) {
+        lock(&self.shared.unread).accepted = Some(accepted);
+        self.shared.readable.notify_one();
+    }
+
+    /// Adds tokens, which continue those sent before.
+    ///
+    /// # Errors
+    /// [`TooSlow`]: the tokens were not added; end the sequence.
+    pub(crate) fn tokens(&mut self, tokens: Tokens, now: Instant) -> Result<(), TooSlow> {
+        let mut unread = lock(&self.shared.unread);
+        let since = *unread.tokens_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > self.limits.stall {
+            return Err(TooSlow);
+        }
+        match &mut unread.tokens {
+            None => unread.tokens = Some(tokens),
+            Some(waiting) if waiting.ids.len() + tokens.ids.len() > self.limits.unread_tokens => return Err(TooSlow),
+            Some(waiting) => {
+                waiting.ids.extend(tokens.ids);
+                waiting.logprobs.extend(tokens.logprobs);
+            }
+        }
+        drop(unread);
+        self.shared.readable.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, finished: Finished) {
+        self.end(SequenceEvent::Finished(finished));
+    }
+
+    pub(crate) fn fail(self, failed: Failed) {
+        self.end(SequenceEvent::Failed(failed));
+    }
+
+    fn end(&self, event: SequenceEvent) {
+        lock(&self.shared.unread).end.get_or_insert(event);
+        self.shared.readable.notify_one();
+    }
+
+    /// Returns once the stream was dropped.
+    #[cfg(test)]
+    pub(crate) async fn closed(&self) {
+        while !lock(&self.shared.unread).reader_gone {
+            self.shared.closed.notified().await;
+        }
+    }
+}
+
+impl Drop for SequenceSender {
+    fn drop(&mut self) {
+        self.end(SequenceEvent::Failed(Failed::Draining));
+    }
+}
+
+/// A running sequence as the edge holds it. Dropping it cancels the sequence: it leaves the queue at once, or is in no step
+/// that the worker plans after it reads the cancel.
+#[derive(Debug)]
+pub(crate) struct SequenceStream {
+    shared: Arc<Shared>,
+    cancellations: Arc<Cancellations>,
+    key: SequenceKey,
+    ended: bool,
+}
+
+impl SequenceStream {
+    /// Returns the next event; `None` after the last one. A reader who stays away too long gets [`Failed::SlowConsumer`].
+    ///
+    /// # Cancellation
+    /// Loses nothing.
+    pub(crate) async fn recv(&mut self) -> Option<SequenceEvent> {
+        while !self.ended {
+            if let Some(event) = self.take() {
+                return Some(event);
+            }
+            self.shared.readable.notified().await;
+        }
+        None
+    }
+
+    /// Cancels the sequence because its text is complete; not counted as a client that left. No further tokens come, only
+    /// the end with the worker's figures: [`SequenceEvent::Finished`], as a rule with
+    /// [`Cancelled`](kr_contract::FinishReason::Cancelled). It takes a step, so whoever waits for it sets a deadline.
+    pub(crate) fn stop_text_found(&mut self) {
+        if !self.ended {
+            self.cancellations.add(self.key, CancelReason::StopText);
+        }
+    }
+
+    fn take(&mut self) -> Option<SequenceEvent> {
+        let mut unread = lock(&self.shared.unread);
+        if let Some(accepted) = unread.accepted.take() {
+            return Some(SequenceEvent::Accepted(accepted));
+        }
+        if let Some(tokens) = unread.tokens.take() {
+            unread.tokens_since = None;
+            return Some(SequenceEvent::Tokens(tokens));
+        }
+        let end = unread.end.take();
+        self.ended = end.is_some();
+        end
+    }
+}
+
+impl Drop for SequenceStream {
+    fn drop(&mut self) {
+        lock(&self.shared.unread).reader_gone = true;
+        self.shared.closed.notify_one();
+        if !self.ended {
+            self.cancellations.add(self.key, CancelReason::ClientGone);
+        }
+    }
+}
+
+/// Nothing in this file panics while it holds a lock, so what a poisoned one guards is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

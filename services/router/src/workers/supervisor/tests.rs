@@ -1,0 +1,166 @@
+//! Supervision of real processes: shell scripts that stand in for the worker's executable.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::dispatch::testing::metrics;
+use crate::metrics::ModelMetrics;
+use crate::workers::fake::soon;
+use crate::workers::{ExpectedIdentity, SocketDir};
+
+struct Supervised {
+    notices: mpsc::Receiver<Notice>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+    directory: TempDir,
+}
+
+/// Supervises a worker whose executable is a shell script.
+fn supervise(script: &str, ready_timeout: Duration) -> Supervised {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("kr-worker");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let local = LocalWorker {
+        program,
+        model: directory.path().to_path_buf(),
+        options: Vec::new(),
+        environment: vec![("KR_TEST_DIR".into(), directory.path().display().to_string())],
+        sockets: SocketDir::create(Some(directory.path())).unwrap(),
+        stop_grace: Duration::from_millis(100),
+    };
+    let (sender, notices) = mpsc::channel(64);
+    let stop = CancellationToken::new();
+    let supervisor = Supervisor {
+        setup: WorkerSetup {
+            name: "w".into(),
+            origin: WorkerOrigin::Local(local),
+            ready_timeout,
+        },
+        notices: Notices {
+            worker: WorkerIndex(0),
+            name: "w".into(),
+            sender,
+        },
+        identity: Arc::new(Identity::new(ExpectedIdentity::default())),
+        watchdog: WatchdogLimits::default(),
+        metrics: ModelMetrics::new(metrics(), "model".into()).worker("w".into()),
+        stop: stop.clone(),
+    };
+    Supervised {
+        notices,
+        stop,
+        task: tokio::spawn(supervisor.run(|| 0.0)),
+        directory,
+    }
+}
+
+impl Supervised {
+    async fn event(&mut self) -> WorkerEvent {
+        soon(self.notices.recv()).await.unwrap().event
+    }
+
+    async fn backoff(&mut self) -> (LossCause, Arc<str>) {
+        loop {
+            match self.event().await {
+                WorkerEvent::Backoff { message, cause } => return (cause, message),
+                WorkerEvent::Starting => {}
+                other => panic!("expected Backoff, got {other:?}"),
+            }
+        }
+    }
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_failed_start_is_explained_by_code_and_last_words() {
+    let mut worker = supervise("echo 'no weights in /models: run kr model pull' >&2; exit 3", LONG);
+    let (cause, message) = worker.backoff().await;
+    assert_eq!(cause, LossCause::FailedStart);
+    assert!(message.contains("exited with code 3 before it was ready"), "{message}");
+    assert!(
+        message.ends_with("no weights in /models: run kr model pull"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_failed_start_is_tried_again() {
+    let mut worker = supervise("kill -9 $$", LONG);
+    for _ in 0..2 {
+        let (cause, message) = worker.backoff().await;
+        assert_eq!(cause, LossCause::FailedStart);
+        assert!(message.contains("signal 9"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_be_started_is_named() {
+    let mut worker = supervise("", LONG);
+    std::fs::remove_file(worker.directory.path().join("kr-worker")).unwrap();
+    let (cause, message) = loop {
+        let (cause, message) = worker.backoff().await;
+        if message.contains("cannot start") {
+            break (cause, message);
+        }
+    };
+    assert_eq!(cause, LossCause::FailedStart);
+    assert!(message.contains("kr-worker"), "{message}");
+}
+
+#[tokio::test]
+async fn a_worker_that_never_listens_is_killed() {
+    let mut worker = supervise("echo loading >&2; exec cat", Duration::from_millis(100));
+    let (cause, message) = worker.backoff().await;
+    assert_eq!(cause, LossCause::FailedStart);
+    assert!(
+        message.contains("not ready within 100ms; its last words: loading"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_gets_its_model_socket_and_lifeline() {
+    let script = r#"echo "$@" > "$KR_TEST_DIR/arguments"; cat > "$KR_TEST_DIR/lifeline"; exit 5"#;
+    let mut worker = supervise(script, Duration::from_millis(300));
+    let (_, message) = worker.backoff().await;
+    assert!(
+        message.contains("not ready"),
+        "the lifeline was not held open: {message}"
+    );
+    let arguments = std::fs::read_to_string(worker.directory.path().join("arguments")).unwrap();
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    assert_eq!(
+        arguments[0..2],
+        ["--model", &worker.directory.path().display().to_string()]
+    );
+    assert!(arguments[3].starts_with("unix:/"), "{arguments:?}");
+    assert_eq!(arguments[4..], ["--lifeline-fd", "0", "--name", "w"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_ignores_sigterm_is_killed_when_stopped() {
+    let script = r#"trap '' TERM; echo $$ > "$KR_TEST_DIR/pid.new"; mv "$KR_TEST_DIR/pid.new" "$KR_TEST_DIR/pid"; while :; do read -r _ || :; done"#;
+    let mut worker = supervise(script, LONG);
+    assert!(matches!(worker.event().await, WorkerEvent::Starting));
+    let pid = soon(written(&worker.directory.path().join("pid"))).await;
+    worker.stop.cancel();
+    soon(&mut worker.task).await.unwrap();
+    assert!(matches!(worker.event().await, WorkerEvent::Stopped));
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    assert_eq!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+}
+
+/// Waits for another process to write a file.
+async fn written(path: &Path) -> String {
+    loop {
+        if let Ok(text) = std::fs::read_to_string(path) {
+            return text;
+        }
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,174 @@
+//! Whether a worker delivers. Each frame announces how long the next step will take; silence far beyond that, with work in
+//! flight, means that the worker is stuck, however alive its process looks. Pure: time is an argument.
+
+use std::time::{Duration, Instant};
+
+use super::{Frame, InFlight};
+use kr_contract::SequenceId;
+
+/// How much silence is too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WatchdogLimits {
+    /// Never less than this.
+    pub(crate) floor: Duration,
+    /// Times the announced duration of the next step.
+    pub(crate) factor: u32,
+    /// For the first step of a session, when nothing is known yet.
+    pub(crate) first_step: Duration,
+}
+
+impl Default for WatchdogLimits {
+    fn default() -> Self {
+        Self {
+            floor: Duration::from_secs(3),
+            factor: 10,
+            first_step: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Watches one session.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    limits: WatchdogLimits,
+    max_step_tokens: u32,
+    in_flight: InFlight,
+    /// Last sign of life, or the moment work came in.
+    since: Instant,
+    announced: Duration,
+    /// Prompt tokens sent since the last frame: no announcement covers them yet.
+    unannounced_tokens: u32,
+    /// Longest time one input token took in a step; unset before the first step.
+    token_time: Option<Duration>,
+}
+
+impl Watchdog {
+    pub(super) fn new(limits: WatchdogLimits, max_step_tokens: u32, now: Instant) -> Self {
+        Self {
+            limits,
+            max_step_tokens,
+            in_flight: InFlight::new(),
+            since: now,
+            announced: Duration::ZERO,
+            unannounced_tokens: 0,
+            token_time: None,
+        }
+    }
+
+    pub(super) fn admitted(&mut self, id: SequenceId, prompt_tokens: usize, now: Instant) {
+        if self.in_flight.is_empty() {
+            self.since = now;
+        }
+        self.in_flight.insert(id);
+        let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+        self.unannounced_tokens = self.unannounced_tokens.saturating_add(tokens);
+    }
+
+    pub(super) fn rejected(&mut self, id: SequenceId, now: Instant) {
+        self.since = now;
+        self.in_flight.remove(&id);
+    }
+
+    pub(super) fn frame(&mut self, frame: &Frame, now: Instant) {
+        self.since = now;
+        self.unannounced_tokens = 0;
+        self.announced = frame.next_expected.unwrap_or_default();
+        if let Some(step) = frame.step {
+            let token_time = step.duration / step.tokens.max(1);
+            self.token_time = Some(self.token_time.map_or(token_time, |longest| longest.max(token_time)));
+        }
+        for id in frame.ended() {
+            self.in_flight.remove(&id);
+        }
+    }
+
+    /// Returns when silence becomes a wedge; `None` while nothing is owed.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.in_flight.is_empty() {
+            return None;
+        }
+        let Some(token_time) = self.token_time else {
+            return Some(self.since + self.limits.first_step.max(self.limits.floor));
+        };
+        let announced = self.limits.floor.max(self.announced.saturating_mul(self.limits.factor));
+        let prefill = token_time.saturating_mul(self.unannounced_tokens.min(self.max_step_tokens));
+        Some(self.since + announced.saturating_add(prefill))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{End, Step, Update};
+    use super::*;
+    use crate::sequence::Tokens;
+
+    const ID: SequenceId = SequenceId(1);
+
+    fn frame(next_expected_ms: u64, ends: bool) -> Frame {
+        Frame {
+            step: Some(Step {
+                sequences: 1,
+                tokens: 1,
+                duration: Duration::from_millis(10),
+            }),
+            next_expected: Some(Duration::from_millis(next_expected_ms)),
+            updates: vec![Update {
+                id: ID,
+                tokens: Tokens::default(),
+                end: ends.then(|| End::Failed { message: String::new() }),
+            }],
+            ..Frame::default()
+        }
+    }
+
+    fn watchdog(now: Instant) -> Watchdog {
+        Watchdog::new(WatchdogLimits::default(), 512, now)
+    }
+
+    #[test]
+    fn silence_is_too_long_after_ten_announced_steps_and_three_seconds_at_least() {
+        let start = Instant::now();
+        let mut watchdog = watchdog(start);
+        watchdog.admitted(ID, 4, start);
+        watchdog.frame(&frame(20, false), start);
+        assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3)));
+        watchdog.frame(&frame(2000, false), start);
+        assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn an_idle_worker_may_be_silent() {
+        let start = Instant::now();
+        let mut watchdog = watchdog(start);
+        assert_eq!(watchdog.deadline(), None);
+        watchdog.admitted(ID, 4, start);
+        watchdog.frame(&frame(20, true), start);
+        assert_eq!(watchdog.deadline(), None);
+        watchdog.admitted(ID, 4, start);
+        watchdog.rejected(ID, start);
+        assert_eq!(watchdog.deadline(), None);
+    }
+
+    #[test]
+    fn the_first_step_and_prefill_nobody_announced_get_more_time() {
+        let start = Instant::now();
+        let mut watchdog = watchdog(start);
+        watchdog.admitted(ID, 4, start);
+        assert_eq!(watchdog.deadline(), Some(start + WatchdogLimits::default().first_step));
+        watchdog.frame(&frame(20, false), start);
+        watchdog.admitted(SequenceId(2), 100_000, start);
+        let prefill = Duration::from_millis(10) * 512;
+        assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3) + prefill));
+    }
+
+    #[test]
+    fn time_counts_from_when_work_came_in() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(100);
+        let mut watchdog = watchdog(start);
+        watchdog.frame(&frame(20, true), start);
+        watchdog.admitted(ID, 0, later);
+        watchdog.admitted(SequenceId(2), 0, later + Duration::from_secs(1));
+        assert_eq!(watchdog.deadline(), Some(later + Duration::from_secs(3)));
+    }
+}
