@@ -1,5 +1,4 @@
-//! Attention of a step's tokens over the KV arenas, in MLX's own operations: the path of every backend, and the reference for
-//! kernels of our own.
+//! Attention of a step's tokens over the KV arenas: in MLX's own operations, which every backend has, or by a kernel of our own.
 
 use mlx_rs::Array;
 use mlx_rs::error::Result;
@@ -7,9 +6,10 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::ops::{concatenate, select, softmax_axis};
 
+use crate::kernels::{OwnKernels, Rotary};
 use crate::kv::LayerKv;
-use crate::layers::dim;
-use crate::step::{Decodes, Span, StepLayout};
+use crate::layers::{Rope, dim};
+use crate::step::{Decodes, Grouped, Span, StepLayout};
 
 /// The heads of an attention layer: `heads` queries share `kv_heads` keys and values, `heads / kv_heads` each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,7 @@ pub(crate) struct Heads {
     pub(crate) head_dim: i32,
 }
 
-/// What one layer's tokens bring, rotary positions applied: `q`: `[tokens, heads, head_dim]`, `k` and `v`:
-/// `[tokens, kv_heads, head_dim]`.
+/// What one layer's tokens bring: `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, kv_heads, head_dim]`.
 #[derive(Debug)]
 pub(crate) struct Projections {
     pub(crate) q: Array,
@@ -28,8 +27,35 @@ pub(crate) struct Projections {
     pub(crate) v: Array,
 }
 
-/// Writes `k` and `v` to their positions and attends. Returns `[tokens, heads * head_dim]`.
-pub(crate) fn attend(layout: &StepLayout, heads: Heads, new: &Projections, kv: &mut [LayerKv]) -> Result<Array> {
+/// Grouped-query attention with rotary positions. Cloning shares what layers have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct RotaryAttention {
+    pub(crate) heads: Heads,
+    pub(crate) rope: Rope,
+    pub(crate) own: Option<(OwnKernels, Rotary)>,
+}
+
+impl RotaryAttention {
+    /// Rotates queries and keys, writes keys and values to their positions and attends. Returns `[tokens, heads * head_dim]`.
+    pub(crate) fn forward(&self, new: Projections, layout: &StepLayout, kv: &mut [LayerKv]) -> Result<Array> {
+        let Some((kernels, rotary)) = &self.own else {
+            let rotated = Projections {
+                q: self.rope.forward(&new.q, layout.positions())?,
+                k: self.rope.forward(&new.k, layout.positions())?,
+                v: new.v,
+            };
+            return attend(layout.grouped(), self.heads, &rotated, kv);
+        };
+        let mut output = None;
+        for part in layout.by_bucket() {
+            let attended = kernels.attention(rotary, &part.spans, &new, output, &mut kv[part.bucket])?;
+            output = Some(attended);
+        }
+        output.ok_or_else(|| "a step has no tokens".into())
+    }
+}
+
+fn attend(layout: &Grouped, heads: Heads, new: &Projections, kv: &mut [LayerKv]) -> Result<Array> {
     write(layout, new, kv)?;
     let mut outputs = Vec::with_capacity(layout.decodes.len() + layout.spans.len());
     for decodes in &layout.decodes {
@@ -49,7 +75,7 @@ pub(crate) fn attend(layout: &StepLayout, heads: Heads, new: &Projections, kv: &
 }
 
 /// Updates in place: the arenas' handles are replaced, so that MLX finds nobody else using their memory.
-fn write(layout: &StepLayout, new: &Projections, kv: &mut [LayerKv]) -> Result<()> {
+fn write(layout: &Grouped, new: &Projections, kv: &mut [LayerKv]) -> Result<()> {
     for decodes in &layout.decodes {
         let arena = &mut kv[decodes.bucket];
         for (target, source) in [(&mut arena.keys, &new.k), (&mut arena.values, &new.v)] {

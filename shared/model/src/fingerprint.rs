@@ -36,18 +36,43 @@ impl Backend {
     }
 }
 
-pub(crate) fn fingerprint(backend: Backend, dtype: ComputeDtype, blas: &Blas) -> NumericsFingerprint {
-    let kernel_set = match (&blas.openblas, backend) {
+/// What the fingerprint is made of.
+#[derive(Debug)]
+pub(crate) struct Numerics<'a> {
+    pub(crate) backend: Backend,
+    pub(crate) dtype: ComputeDtype,
+    pub(crate) blas: &'a Blas,
+    /// Kernels of our own, where they are used.
+    pub(crate) own: Option<String>,
+    /// Whether MLX multiplies any matrix.
+    pub(crate) uses_mlx_products: bool,
+    pub(crate) threads: u32,
+}
+
+pub(crate) fn fingerprint(numerics: Numerics<'_>) -> NumericsFingerprint {
+    let Numerics {
+        backend,
+        dtype,
+        blas,
+        own,
+        uses_mlx_products,
+        threads,
+    } = numerics;
+    let mlx = match (&blas.openblas, backend) {
         (Some(description), Backend::Cpu) => format!("mlx+{}", description.replace(' ', "-").to_lowercase()),
         _ => "mlx".to_owned(),
     };
-    let threads =
-        std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
+    let (kernel_set, class) = match own {
+        Some(own) if !uses_mlx_products => (own, Exactness::Invariant),
+        Some(own) => (format!("{own}+{mlx}"), Exactness::Close),
+        None => (mlx, Exactness::Close),
+    };
+
     NumericsFingerprint {
         backend: format!("{}-mlx-{MLX_VERSION}", backend.name()),
         dtype: dtype.as_str().to_owned(),
         kernel_set,
         threads,
-        class: Exactness::Close,
+        class,
     }
 }

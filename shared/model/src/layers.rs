@@ -3,12 +3,18 @@
 //! Activations are `[tokens, width]`: the tokens of all sequences of a step in one flat batch, so that every matrix product sees
 //! all of them.
 
+use std::sync::Arc;
+
+use kr_kernels::RotaryTable;
 use mlx_rs::error::Result;
 use mlx_rs::ops::{addmm, dequantize, quantized_matmul, sigmoid};
 use mlx_rs::{Array, Dtype, fast};
 
+use crate::attention::{Heads, RotaryAttention};
 use crate::config::{Quantization, Scheme};
 use crate::error;
+use crate::kernels::{OwnKernels, Rotary};
+
 use crate::weights::Weights;
 
 /// A length of an array. Configurations are checked to be far below the limit.
@@ -23,8 +29,14 @@ pub(crate) struct LayerLoader<'a> {
     pub(crate) quantization: Option<&'a Quantization>,
     /// Type of activations and of dense weights.
     pub(crate) dtype: Dtype,
+    /// Kernels of our own, where they can be used.
+    pub(crate) own: Option<OwnKernels>,
+    /// Positions that can occur.
+    pub(crate) positions: usize,
     /// Counts weights, packed ones as what they stand for.
     pub(crate) parameters: u64,
+    /// Whether a layer's products are left to MLX.
+    pub(crate) uses_mlx_products: bool,
 }
 
 /// The shape of a matrix as checkpoints store it.
@@ -62,7 +74,24 @@ impl LayerLoader<'_> {
     pub(crate) fn rms_norm(&mut self, name: &str, width: u32, eps: f32) -> error::Result<RmsNorm> {
         self.parameters += u64::from(width);
         let weight = self.weights.dense(&format!("{name}.weight"), &[width], self.dtype)?;
-        Ok(RmsNorm { weight, eps })
+        let own = self.own.clone();
+        Ok(RmsNorm { weight, eps, own })
+    }
+
+    /// Attention with rotary positions of base `theta`, for all layers.
+    pub(crate) fn rotary_attention(&self, heads: Heads, theta: f64) -> RotaryAttention {
+        let rope = Rope::new(heads.head_dim.unsigned_abs(), theta);
+        let own = self.own.clone().map(|kernels| {
+            let table = Arc::new(RotaryTable::new(&rope.periods, self.positions));
+            (kernels, Rotary { heads, table })
+        });
+        RotaryAttention { heads, rope, own }
+    }
+
+    /// The gate of gated feed-forward layers.
+    pub(crate) fn swiglu(&self) -> SwiGlu {
+        let own = self.own.clone();
+        SwiGlu { own }
     }
 
     fn matrix(&mut self, name: &str, shape: MatrixShape) -> error::Result<Matrix> {
@@ -76,7 +105,7 @@ impl LayerLoader<'_> {
                     "is there, but config.json's `quantization` does not say how this layer is packed",
                 )?;
                 let weight = self.weights.dense(&weight, &[shape.rows, shape.columns], self.dtype)?;
-                Ok(Matrix::dense(weight))
+                Ok(Matrix::dense(weight, self.own.clone()))
             }
         }
     }
@@ -85,6 +114,8 @@ impl LayerLoader<'_> {
         let MatrixShape { rows, columns } = shape;
         let groups = columns / scheme.group_size;
         let packed = columns * scheme.bits / 32;
+        self.uses_mlx_products = true;
+
         Ok(Matrix::Quantized {
             weight: self.weights.packed(&format!("{name}.weight"), &[rows, packed])?,
             scales: self.weights.float(&format!("{name}.scales"), &[rows, groups])?,
@@ -103,6 +134,7 @@ enum Matrix {
         weight: Array,
         /// A view of `weight`: `[columns, rows]`.
         transposed: Array,
+        own: Option<OwnKernels>,
     },
     Quantized {
         weight: Array,
@@ -116,14 +148,21 @@ enum Matrix {
 }
 
 impl Matrix {
-    fn dense(weight: Array) -> Self {
+    fn dense(weight: Array, own: Option<OwnKernels>) -> Self {
         let transposed = weight.t();
-        Self::Dense { weight, transposed }
+        Self::Dense {
+            weight,
+            transposed,
+            own,
+        }
     }
 
     /// `x`: `[tokens, columns]` → `[tokens, rows]`.
     fn project(&self, x: &Array) -> Result<Array> {
         match self {
+            Self::Dense {
+                weight, own: Some(own), ..
+            } => own.linear(x, weight, None),
             Self::Dense { transposed, .. } => x.matmul(transposed),
             Self::Quantized {
                 weight,
@@ -168,6 +207,12 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         match (&self.weight, &self.bias) {
             (weight, None) => weight.project(x),
+            (
+                Matrix::Dense {
+                    weight, own: Some(own), ..
+                },
+                Some(bias),
+            ) => own.linear(x, weight, Some(bias)),
             (Matrix::Dense { transposed, .. }, Some(bias)) => addmm(bias, x, transposed, None, None),
             (weight, Some(bias)) => weight.project(x)?.add(bias),
         }
@@ -197,36 +242,44 @@ impl Embedding {
 pub(crate) struct RmsNorm {
     weight: Array,
     eps: f32,
+    own: Option<OwnKernels>,
 }
 
 impl RmsNorm {
     /// `x`: `[tokens, width]` → the same shape.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        fast::rms_norm(x, Some(&self.weight), self.eps)
+        match &self.own {
+            Some(own) => own.rms_norm(x, &self.weight, self.eps),
+            None => fast::rms_norm(x, Some(&self.weight), self.eps),
+        }
     }
 }
 
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864), halves rotated against each other as in Hugging Face's
 /// implementation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rope {
     head_dim: i32,
-    /// `[head_dim / 2]`: θ^(2i / head_dim), float32.
-    periods: Array,
+    /// θ^(2i / head_dim) for each pair i of a head.
+    periods: Vec<f64>,
+    /// `[head_dim / 2]`: the same, float32.
+    frequencies: Array,
 }
 
 impl Rope {
     pub(crate) fn new(head_dim: u32, theta: f64) -> Self {
+        let periods: Vec<f64> = (0..head_dim / 2)
+            .map(|index| theta.powf(f64::from(2 * index) / f64::from(head_dim)))
+            .collect();
         #[expect(
             clippy::cast_possible_truncation,
             reason = "rounds to the type that is computed with"
         )]
-        let periods: Vec<f32> = (0..head_dim / 2)
-            .map(|index| theta.powf(f64::from(2 * index) / f64::from(head_dim)) as f32)
-            .collect();
+        let rounded: Vec<f32> = periods.iter().map(|period| *period as f32).collect();
         Self {
             head_dim: head_dim.cast_signed(),
-            periods: Array::from_slice(&periods, &[dim(periods.len())]),
+            periods,
+            frequencies: Array::from_slice(&rounded, &[dim(rounded.len())]),
         }
     }
 
@@ -234,13 +287,24 @@ impl Rope {
     pub(crate) fn forward(&self, x: &Array, positions: &Array) -> Result<Array> {
         let shape = x.shape().to_vec();
         let rows = x.reshape(&[shape[0], shape[1], 1, shape[2]])?;
-        fast::rope_dynamic(&rows, self.head_dim, false, None, 1.0, positions, &self.periods)?.reshape(&shape)
+        fast::rope_dynamic(&rows, self.head_dim, false, None, 1.0, positions, &self.frequencies)?.reshape(&shape)
     }
 }
 
-/// `x · sigmoid(x)`.
-pub(crate) fn silu(x: &Array) -> Result<Array> {
-    sigmoid(x)?.multiply(x)
+/// `silu(gate) · up` with `silu(x) = x · sigmoid(x)` (Shazeer 2020, arXiv 2002.05202).
+#[derive(Debug)]
+pub(crate) struct SwiGlu {
+    own: Option<OwnKernels>,
+}
+
+impl SwiGlu {
+    /// `gate`, `up`: `[tokens, width]` → the same shape.
+    pub(crate) fn forward(&self, gate: &Array, up: &Array) -> Result<Array> {
+        match &self.own {
+            Some(own) => own.swiglu(gate, up),
+            None => sigmoid(gate)?.multiply(gate)?.multiply(up),
+        }
+    }
 }
 
 #[cfg(test)]

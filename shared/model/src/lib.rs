@@ -18,6 +18,8 @@ mod config;
 mod digest;
 mod error;
 mod fingerprint;
+mod kernels;
+
 mod kv;
 mod layers;
 mod limits;

@@ -8,13 +8,14 @@ use crate::blas;
 use crate::config::{ConfigFile, Quantization};
 use crate::digest;
 use crate::error::{Error, Result};
-use crate::fingerprint::{Backend, fingerprint};
+use crate::fingerprint::{Backend, Numerics, fingerprint};
+use crate::kernels::{self, OwnKernels};
 use crate::kv::{KvArenas, KvShape};
 use crate::layers::LayerLoader;
 use crate::limits::limits;
 use crate::loaded::{LoadedModel, Parts};
 use crate::models::{self, Architecture};
-use crate::options::{ComputeDtype, LoadOptions};
+use crate::options::{ComputeDtype, Kernels, LoadOptions};
 use crate::weights::Weights;
 
 /// What a loaded model is. Holds no arrays: it may go to other threads.
@@ -94,14 +95,20 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
     let limits = limits(&options, dimensions.max_position_embeddings, shape.bytes_per_token())?;
     let tokenizer_digest = digest::tokenizer_digest_of(dir)?;
     let model_digest = digest::model_digest(config.bytes(), tokenizer_digest.as_deref(), &weights.digest_parts());
+    let threads = threads(&options);
+    let own = own_kernels(&options, backend, dtype).then(|| OwnKernels::new(threads as usize));
     let mut loader = LayerLoader {
         weights: &mut weights,
         quantization: quantization.as_ref(),
         dtype: dtype.to_mlx(),
+        own: own.clone(),
+        positions: limits.context_tokens as usize,
         parameters: 0,
+        uses_mlx_products: own.is_none(),
     };
     let decoder = architecture.load(&mut loader)?;
-    let parameters = loader.parameters;
+    let (parameters, uses_mlx_products) = (loader.parameters, loader.uses_mlx_products);
+
     let unused = weights.unused();
     if !unused.is_empty() {
         tracing::warn!(
@@ -120,7 +127,14 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         eos_token_ids: config.eos_token_ids()?,
         mapped_bytes: footprint.mapped_bytes,
         copied_bytes: footprint.copied_bytes,
-        fingerprint: fingerprint(backend, dtype, &blas),
+        fingerprint: fingerprint(Numerics {
+            backend,
+            dtype,
+            blas: &blas,
+            own: own.as_ref().map(OwnKernels::name),
+            uses_mlx_products,
+            threads,
+        }),
         model_digest,
         tokenizer_digest,
     };
@@ -132,6 +146,18 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         info,
         adopted,
     }))
+}
+
+fn own_kernels(options: &LoadOptions, backend: Backend, dtype: ComputeDtype) -> bool {
+    let possible = kernels::AVAILABLE && backend == Backend::Cpu && dtype == ComputeDtype::Float32;
+    possible && options.kernels == Kernels::Auto
+}
+
+fn threads(options: &LoadOptions) -> u32 {
+    options.threads.unwrap_or_else(|| {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        u32::try_from(processors).unwrap_or(u32::MAX)
+    })
 }
 
 /// The type that was asked for, else the file's own.

@@ -92,7 +92,7 @@ impl LoadedModel {
     /// Runs the plan's tokens; returns hidden states `[tokens, hidden]`.
     pub(crate) fn run(&mut self, plan: &StepPlan) -> Result<Array, ModelError> {
         let spans = self.checked_spans(plan)?;
-        let layout = StepLayout::new(spans, &self.kv.arena_shapes());
+        let layout = StepLayout::new(spans, self.kv.arena_shapes());
         let tokens = self.input_tokens(plan)?;
         self.decoder.forward(&tokens, &layout, &mut self.kv).map_err(backend)
     }
@@ -192,8 +192,10 @@ impl LoadedModel {
             transforms::async_eval(self.kv.arrays().chain([&hidden])).map_err(backend)?;
             Pending::Nothing { hidden }
         } else {
-            let picked = hidden.take_axis(indices(last_tokens), 0).map_err(backend)?;
-            let logits = self.logits(&picked)?;
+            let logits = match last_tokens.len() == hidden.dim(0).unsigned_abs() as usize {
+                true => self.logits(&hidden)?,
+                false => self.logits(&hidden.take_axis(indices(last_tokens), 0).map_err(backend)?)?,
+            };
             match self.limits.pipeline_depth {
                 0 => {
                     transforms::async_eval(self.kv.arrays().chain([&logits])).map_err(backend)?;

@@ -100,6 +100,8 @@ pub struct LoadOptions {
     pub pipeline_depth: Option<u32>,
     /// Which implementation computes.
     pub kernels: Kernels,
+    /// Threads of our own kernels, the engine's included; `None` is one for each processor.
+    pub threads: Option<u32>,
 }
 
 impl Default for LoadOptions {
@@ -113,6 +115,7 @@ impl Default for LoadOptions {
             store_blocks: 0,
             pipeline_depth: None,
             kernels: Kernels::Auto,
+            threads: None,
         }
     }
 }
@@ -136,6 +139,7 @@ impl LoadOptions {
         within("max_sequences", self.max_sequences, 1..=4096, "1 to 4096")?;
         within("block_tokens", self.block_tokens, 1..=1024, "1 to 1024")?;
         within("store_blocks", self.store_blocks, 0..=1 << 20, "0 to 1048576")?;
+        within("threads", self.threads.unwrap_or(1), 1..=1024, "1 to 1024")?;
         within("pipeline_depth", self.pipeline_depth.unwrap_or(0), 0..=1, "0 or 1")?;
         within(
             "max_context_tokens",

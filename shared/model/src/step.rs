@@ -1,5 +1,8 @@
 //! How the tokens of one step lie in the flat batch, and which of them attend to which slot.
 
+use std::cell::OnceCell;
+use std::sync::Arc;
+
 use mlx_rs::Array;
 
 use crate::layers::dim;
@@ -39,17 +42,32 @@ pub(crate) struct Decodes {
     pub(crate) visible: Array,
 }
 
-/// One step's layout. Independent of the layer: built once.
+/// One step's layout. Independent of the layer: each part is built once, when a layer first asks for it.
 #[derive(Debug)]
 pub(crate) struct StepLayout {
-    /// `[tokens]` int32: the position of each token.
-    pub(crate) positions: Array,
+    /// In the flat batch's order.
+    spans: Vec<Span>,
+    /// By bucket.
+    arenas: Vec<ArenaShape>,
+    positions: OnceCell<Array>,
+    grouped: OnceCell<Grouped>,
+    by_bucket: OnceCell<Vec<BucketSpans>>,
+}
+
+/// The spans of one bucket as kernels want them.
+#[derive(Debug)]
+pub(crate) struct BucketSpans {
+    pub(crate) bucket: usize,
+    pub(crate) spans: Arc<[kr_kernels::Span]>,
+}
+
+/// The layout for MLX's own operations: which tokens are computed together.
+#[derive(Debug)]
+pub(crate) struct Grouped {
     /// Computed together, where there are enough of one bucket.
     pub(crate) decodes: Vec<Decodes>,
     /// Computed one by one.
     pub(crate) spans: Vec<Span>,
-    /// Every span, in the flat batch's order.
-    pub(crate) all: Vec<Span>,
     /// `[tokens]` int32: restores the flat batch's order from decodes followed by spans; `None` where it is that order already.
     pub(crate) order: Option<Array>,
 }
@@ -63,12 +81,59 @@ pub(crate) struct ArenaShape {
 
 impl StepLayout {
     /// `arenas` is indexed by bucket.
-    pub(crate) fn new(all: Vec<Span>, arenas: &[ArenaShape]) -> Self {
-        let mut positions = Vec::new();
+    pub(crate) fn new(spans: Vec<Span>, arenas: Vec<ArenaShape>) -> Self {
+        Self {
+            spans,
+            arenas,
+            positions: OnceCell::new(),
+            grouped: OnceCell::new(),
+            by_bucket: OnceCell::new(),
+        }
+    }
+
+    /// `[tokens]` int32: the position of each token.
+    pub(crate) fn positions(&self) -> &Array {
+        self.positions.get_or_init(|| {
+            let positions = self.spans.iter().flat_map(|span| (span.start..span.end()).map(dim));
+            indices(positions.collect())
+        })
+    }
+
+    pub(crate) fn grouped(&self) -> &Grouped {
+        self.grouped.get_or_init(|| Grouped::new(&self.spans, &self.arenas))
+    }
+
+    /// The buckets that have spans, with them.
+    pub(crate) fn by_bucket(&self) -> &[BucketSpans] {
+        self.by_bucket.get_or_init(|| {
+            let spans = |bucket| self.spans.iter().filter(move |span| span.bucket == bucket);
+            (0..self.arenas.len())
+                .map(|bucket| BucketSpans {
+                    bucket,
+                    spans: spans(bucket).map(kr_kernels::Span::from).collect(),
+                })
+                .filter(|bucket| !bucket.spans.is_empty())
+                .collect()
+        })
+    }
+}
+
+impl From<&Span> for kr_kernels::Span {
+    fn from(span: &Span) -> Self {
+        Self {
+            row: span.row,
+            start: span.start,
+            len: span.len,
+            offset: span.offset,
+        }
+    }
+}
+
+impl Grouped {
+    fn new(all: &[Span], arenas: &[ArenaShape]) -> Self {
         let mut grouped: Vec<Vec<Span>> = vec![Vec::new(); arenas.len()];
         let mut spans = Vec::new();
-        for span in &all {
-            positions.extend((span.start..span.end()).map(dim));
+        for span in all {
             match span.len {
                 1 => grouped[span.bucket].push(*span),
                 _ => spans.push(*span),
@@ -86,10 +151,8 @@ impl StepLayout {
         }
         computed.extend(spans.iter().flat_map(|span| span.offset..span.offset + span.len));
         Self {
-            positions: indices(positions),
             decodes,
             spans,
-            all,
             order: restoring_order(&computed),
         }
     }

@@ -6,11 +6,11 @@ use mlx_rs::error::Result as MlxResult;
 use serde_json::{Value, json};
 
 use super::{Architecture, Decoder, Dimensions};
-use crate::attention::{Heads, Projections, attend};
+use crate::attention::{Heads, Projections, RotaryAttention};
 use crate::config::ConfigFile;
 use crate::error::Result;
 use crate::kv::{KvArenas, LayerKv};
-use crate::layers::{Embedding, LayerLoader, Linear, MatrixShape, RmsNorm, Rope, silu};
+use crate::layers::{Embedding, LayerLoader, Linear, MatrixShape, RmsNorm, SwiGlu};
 use crate::step::StepLayout;
 
 const MAX_WIDTH: u32 = 1 << 20;
@@ -114,16 +114,16 @@ impl Architecture for Config {
 /// Grouped-query attention.
 #[derive(Debug)]
 struct Attention {
-    heads: Heads,
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
     o_proj: Linear,
-    rope: Rope,
+    attention: RotaryAttention,
 }
 
 impl Attention {
-    fn load(config: &Config, name: &str, loader: &mut LayerLoader<'_>) -> Result<Self> {
+    fn load(config: &Config, index: u32, shared: &RotaryAttention, loader: &mut LayerLoader<'_>) -> Result<Self> {
+        let name = format!("model.layers.{index}.self_attn");
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
         let inward = |rows| MatrixShape {
@@ -136,12 +136,11 @@ impl Attention {
         };
         let bias = config.attention_bias;
         Ok(Self {
-            heads: config.heads(),
             q_proj: loader.linear(&format!("{name}.q_proj"), inward(queries), bias)?,
             k_proj: loader.linear(&format!("{name}.k_proj"), inward(keys), bias)?,
             v_proj: loader.linear(&format!("{name}.v_proj"), inward(keys), bias)?,
             o_proj: loader.linear(&format!("{name}.o_proj"), outward, bias)?,
-            rope: Rope::new(config.head_dim, config.rope_theta),
+            attention: shared.clone(),
         })
     }
 
@@ -151,17 +150,14 @@ impl Attention {
             heads,
             kv_heads,
             head_dim,
-        } = self.heads;
+        } = self.attention.heads;
         let tokens = x.dim(0);
-        let q = self.q_proj.forward(x)?.reshape(&[tokens, heads, head_dim])?;
-        let k = self.k_proj.forward(x)?.reshape(&[tokens, kv_heads, head_dim])?;
-        let v = self.v_proj.forward(x)?.reshape(&[tokens, kv_heads, head_dim])?;
         let new = Projections {
-            q: self.rope.forward(&q, &layout.positions)?,
-            k: self.rope.forward(&k, &layout.positions)?,
-            v,
+            q: self.q_proj.forward(x)?.reshape(&[tokens, heads, head_dim])?,
+            k: self.k_proj.forward(x)?.reshape(&[tokens, kv_heads, head_dim])?,
+            v: self.v_proj.forward(x)?.reshape(&[tokens, kv_heads, head_dim])?,
         };
-        self.o_proj.forward(&attend(layout, self.heads, &new, kv)?)
+        self.o_proj.forward(&self.attention.forward(new, layout, kv)?)
     }
 }
 
@@ -171,6 +167,7 @@ struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
+    act: SwiGlu,
 }
 
 impl Mlp {
@@ -187,13 +184,14 @@ impl Mlp {
             gate_proj: loader.linear(&format!("{name}.gate_proj"), inward, config.mlp_bias)?,
             up_proj: loader.linear(&format!("{name}.up_proj"), inward, config.mlp_bias)?,
             down_proj: loader.linear(&format!("{name}.down_proj"), outward, config.mlp_bias)?,
+            act: loader.swiglu(),
         })
     }
 
     /// `x`: `[tokens, hidden]` → the same shape.
     fn forward(&self, x: &Array) -> MlxResult<Array> {
-        let gate = silu(&self.gate_proj.forward(x)?)?;
-        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+        let (gate, up) = (self.gate_proj.forward(x)?, self.up_proj.forward(x)?);
+        self.down_proj.forward(&self.act.forward(&gate, &up)?)
     }
 }
 
@@ -207,11 +205,11 @@ struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    fn load(config: &Config, index: u32, loader: &mut LayerLoader<'_>) -> Result<Self> {
+    fn load(config: &Config, index: u32, shared: &RotaryAttention, loader: &mut LayerLoader<'_>) -> Result<Self> {
         let name = format!("model.layers.{index}");
         let (width, eps) = (config.hidden_size, config.rms_norm_eps);
         Ok(Self {
-            self_attn: Attention::load(config, &format!("{name}.self_attn"), loader)?,
+            self_attn: Attention::load(config, index, shared, loader)?,
             mlp: Mlp::load(config, &format!("{name}.mlp"), loader)?,
             input_layernorm: loader.rms_norm(&format!("{name}.input_layernorm"), width, eps)?,
             post_attention_layernorm: loader.rms_norm(&format!("{name}.post_attention_layernorm"), width, eps)?,
@@ -244,8 +242,9 @@ impl LlamaForCausalLm {
             columns: config.hidden_size,
         };
         let embed_tokens = loader.embedding(config.embedding_name(), vocabulary)?;
+        let shared = loader.rotary_attention(config.heads(), config.rope_theta);
         let layers = (0..config.num_hidden_layers)
-            .map(|index| DecoderLayer::load(config, index, loader))
+            .map(|index| DecoderLayer::load(config, index, &shared, loader))
             .collect::<Result<_>>()?;
         let norm = loader.rms_norm("model.norm", config.hidden_size, config.rms_norm_eps)?;
         let lm_head = match config.tie_word_embeddings {

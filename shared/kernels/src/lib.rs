@@ -1,0 +1,42 @@
+//! CPU kernels for what MLX's CPU backend does slowly, in float32 on threads of our own. Knows slices, not arrays.
+//!
+//! Every output is summed in one fixed order: eight lanes along the reduced axis, then the lanes, then what does not fill a lane.
+//! Which rows are computed together, how work is split over threads and how many threads there are changes nothing: results are
+//! bitwise the same. They do depend on the instruction set ([`Instructions`]), because only some have a fused multiply-add.
+//!
+//! Written once over eight [`lanes`]; AVX2 with FMA is chosen at run time.
+
+mod activation;
+mod attention;
+mod instructions;
+mod lanes;
+mod linear;
+mod norm;
+mod pool;
+
+pub use activation::swiglu;
+pub use attention::{Attention, Cache, RotaryTable, Span};
+pub use instructions::Instructions;
+pub use linear::{Linear, linear};
+pub use norm::rms_norm;
+pub use pool::Pool;
+
+/// What a kernel computes with: the instructions and the threads.
+#[derive(Debug)]
+pub struct Machine {
+    /// Instruction set.
+    pub instructions: Instructions,
+    /// Threads.
+    pub pool: Pool,
+}
+
+impl Machine {
+    /// Uses the best instructions the processor has, and `threads` threads, the caller's included.
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self {
+            instructions: Instructions::detect(),
+            pool: Pool::new(threads),
+        }
+    }
+}
