@@ -3,7 +3,6 @@
 //! waits for nothing and reads no clock, in `dispatch/state.rs`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::policy::PolicyKind;
 use crate::queue::QueueLimits;
-use crate::sequence::{Failed, ModelIndex, SequenceRequest, SequenceStream, StreamLimits};
+use crate::sequence::{Failed, SequenceRequest, SequenceStream, StreamLimits};
 use crate::workers::{ExpectedIdentity, WatchdogLimits, WorkerSetup};
 
 mod pace;
@@ -26,7 +25,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use snapshot::{ModelSnapshot, ModelState, Snapshot, WorkerSnapshot, WorkerState};
+pub(crate) use snapshot::{ModelSnapshot, ModelState, Snapshot};
 
 /// Submissions that may wait for the loop, which takes each in microseconds.
 const SUBMISSIONS: usize = 256;
@@ -45,21 +44,6 @@ pub(crate) struct ModelSetup {
     pub(crate) workers: Vec<WorkerSetup>,
 }
 
-/// How much there is of a model's work at this moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ModelLoad {
-    /// Sequences in the queue.
-    pub(crate) waiting: usize,
-    /// Sequences on workers.
-    pub(crate) running: usize,
-}
-
-#[derive(Debug, Default)]
-struct LoadCell {
-    waiting: AtomicUsize,
-    running: AtomicUsize,
-}
-
 /// A request on its way into a model's loop.
 #[derive(Debug)]
 struct Submission {
@@ -67,16 +51,10 @@ struct Submission {
     reply: oneshot::Sender<Result<SequenceStream, Failed>>,
 }
 
-#[derive(Debug)]
-struct ModelHandle {
-    submissions: mpsc::Sender<Submission>,
-    load: Arc<LoadCell>,
-}
-
 /// Takes sequences for all models. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatcher {
-    models: Arc<[ModelHandle]>,
+    models: Arc<[mpsc::Sender<Submission>]>,
     snapshots: watch::Receiver<Snapshot>,
 }
 
@@ -88,7 +66,7 @@ pub(crate) struct Running {
 }
 
 impl Dispatcher {
-    /// Starts the workers of `models`, which are in the order of [`ModelIndex`]. Must be called within a runtime.
+    /// Starts the workers of `models`, which are in the order of [`ModelIndex`](crate::sequence::ModelIndex). Must be called within a runtime.
     pub(crate) fn start(models: Vec<ModelSetup>, metrics: Arc<Metrics>) -> (Self, Running) {
         let first: Snapshot = models
             .iter()
@@ -101,19 +79,14 @@ impl Dispatcher {
         for (index, setup) in models.into_iter().enumerate() {
             let (sender, submissions) = mpsc::channel(SUBMISSIONS);
             let (drain, drained) = mpsc::channel(1);
-            let load = Arc::new(LoadCell::default());
             let ends = turn::Ends {
                 submissions,
                 drain: drained,
                 publish: snapshot::Publisher::new(index, publish.clone()),
-                load: load.clone(),
             };
             let model_metrics = ModelMetrics::new(metrics.clone(), setup.name.clone());
             let running = tokio::spawn(turn::run(setup, model_metrics, ends));
-            handles.push(ModelHandle {
-                submissions: sender,
-                load,
-            });
+            handles.push(sender);
             loops.push((drain, AbortOnDropHandle::new(running)));
         }
         let dispatcher = Self {
@@ -135,7 +108,7 @@ impl Dispatcher {
         let model = self.models.get(request.model.0).ok_or(Failed::Draining)?;
         let (reply, answer) = oneshot::channel();
         let submission = Submission { request, reply };
-        model.submissions.send(submission).await.map_err(|_| Failed::Draining)?;
+        model.send(submission).await.map_err(|_| Failed::Draining)?;
         answer.await.unwrap_or(Err(Failed::Draining))
     }
 
@@ -147,15 +120,6 @@ impl Dispatcher {
     /// Returns the snapshot as it changes, for health and readiness.
     pub(crate) fn changes(&self) -> watch::Receiver<Snapshot> {
         self.snapshots.clone()
-    }
-
-    /// Returns how much there is of a model's work.
-    pub(crate) fn load(&self, model: ModelIndex) -> ModelLoad {
-        let cell = self.models.get(model.0).map(|model| &model.load);
-        ModelLoad {
-            waiting: cell.map_or(0, |cell| cell.waiting.load(Ordering::Relaxed)),
-            running: cell.map_or(0, |cell| cell.running.load(Ordering::Relaxed)),
-        }
     }
 }
 

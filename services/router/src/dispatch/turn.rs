@@ -1,7 +1,6 @@
 //! The loop of one model: waits for the next event, lets the state take it in, and does what is due.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -10,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::snapshot::Publisher;
 use super::state::State;
-use super::{LoadCell, ModelSetup, Submission};
+use super::{ModelSetup, Submission};
 use crate::clock;
 use crate::metrics::ModelMetrics;
 use crate::policy::WorkerIndex;
@@ -28,7 +27,6 @@ pub(super) struct Ends {
     pub(super) submissions: mpsc::Receiver<Submission>,
     pub(super) drain: mpsc::Receiver<Duration>,
     pub(super) publish: Publisher,
-    pub(super) load: Arc<LoadCell>,
 }
 
 /// Everything that can happen to a model.
@@ -167,9 +165,6 @@ impl Model {
 
     fn report(&mut self) {
         let slots = self.state.slots();
-        let running: usize = slots.iter().map(super::slot::Slot::in_flight).sum();
-        self.ends.load.waiting.store(self.state.waiting(), Ordering::Relaxed);
-        self.ends.load.running.store(running, Ordering::Relaxed);
         if self.reported.waiting != self.state.waiting() {
             self.reported.waiting = self.state.waiting();
             self.metrics.waiting(self.reported.waiting);
@@ -196,17 +191,20 @@ impl Model {
         }
         self.state.end_all();
         self.stop.cancel();
-        loop {
+        while !self.supervisors.is_empty() {
             tokio::select! {
                 Some(notice) = self.notices.recv() => self.state.notice(notice, clock::now()),
-                joined = self.supervisors.join_next() => match joined {
-                    None => break,
-                    Some(Err(error)) => tracing::error!(%error, "a worker's supervisor failed"),
-                    Some(Ok(())) => {}
+                Some(joined) = self.supervisors.join_next() => {
+                    if let Err(error) = joined {
+                        tracing::error!(%error, "a worker's supervisor failed");
+                    }
                 }
             }
-            self.report();
-            self.ends.publish.publish(self.state.snapshot());
         }
+        while let Ok(notice) = self.notices.try_recv() {
+            self.state.notice(notice, clock::now());
+        }
+        self.report();
+        self.ends.publish.publish(self.state.snapshot());
     }
 }

@@ -197,7 +197,8 @@ async fn pass_on(mut from: ChildStderr, last_line: Arc<Mutex<LastLine>>) {
     let _ = to.flush().await;
 }
 
-/// Keeps the last line of a stream that is not empty, cut to a sensible length.
+/// Keeps the last line of a stream that is meant for people, cut to a sensible length: neither empty nor a log record in
+/// JSON nor the hint that follows a panic's message.
 #[derive(Debug, Default)]
 struct LastLine {
     complete: Vec<u8>,
@@ -208,7 +209,7 @@ impl LastLine {
     fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if *byte == b'\n' {
-                if !self.current.trim_ascii().is_empty() {
+                if is_for_people(&self.current) {
                     self.complete = std::mem::take(&mut self.current);
                 }
                 self.current.clear();
@@ -219,14 +220,18 @@ impl LastLine {
     }
 
     fn text(&self) -> String {
-        let current = self.current.trim_ascii();
-        let line = if current.is_empty() {
-            self.complete.trim_ascii()
+        let line = if is_for_people(&self.current) {
+            &self.current
         } else {
-            current
+            &self.complete
         };
-        String::from_utf8_lossy(line).into_owned()
+        String::from_utf8_lossy(line.trim_ascii()).into_owned()
     }
+}
+
+fn is_for_people(line: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    !(line.is_empty() || line.starts_with(b"{") || line.starts_with(b"note: run with"))
 }
 
 #[cfg(test)]
@@ -246,6 +251,11 @@ mod tests {
         assert_eq!(last_line(&["first\nsec", "ond\n\n  \n"]), "second");
         assert_eq!(last_line(&["first\nunfinished"]), "unfinished");
         assert_eq!(last_line(&[]), "");
+        assert_eq!(last_line(&["{\"level\":\"INFO\"}\n"]), "");
+        assert_eq!(
+            last_line(&["why\nnote: run with `RUST_BACKTRACE=1`\n{\"level\":\"INFO\"}\n"]),
+            "why"
+        );
         assert_eq!(last_line(&[&"x".repeat(9000)]).len(), LAST_LINE_BYTES);
     }
 
