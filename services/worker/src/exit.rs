@@ -9,6 +9,5 @@ pub(crate) const GRACE: Duration = Duration::from_millis(1500);
 #[expect(clippy::disallowed_methods, reason = "on a thread that has nothing else to do")]
 pub(crate) fn abort_after_grace() {
     std::thread::sleep(GRACE);
-    tracing::error!("the engine does not end, aborting");
     std::process::abort();
 }

@@ -34,8 +34,8 @@ impl Lifeline {
         // A thread of its own, ended by the process: a runtime that is stuck must not keep it from acting.
         std::thread::Builder::new().name("lifeline".to_owned()).spawn(move || {
             wait_for_end(&mut self.0);
-            tracing::warn!("the router is gone, exiting");
             shutdown.request_now();
+            tracing::warn!("the router is gone, exiting");
             crate::exit::abort_after_grace();
         })?;
         Ok(())

@@ -106,7 +106,7 @@ impl Worker {
         command
             .arg(&address_file)
             .stdin(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap()
     }

@@ -21,6 +21,19 @@ async fn a_worker_ends_with_its_router() {
 }
 
 #[tokio::test]
+async fn a_worker_whose_log_goes_nowhere_ends_with_its_router_too() {
+    let mut worker = Worker::start("step_ms=5").await;
+    worker.open().await.run(1000).await;
+    // Both pipes close at once when a router is killed.
+    drop(worker.child.stderr.take());
+    let cut = Instant::now();
+    drop(worker.child.stdin.take());
+    let status = wait(&mut worker.child).await;
+    assert!(cut.elapsed() < ORPHAN_LIMIT, "took {:?}", cut.elapsed());
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_step_that_hangs_does_not_keep_an_orphan_alive() {
     let mut worker = Worker::start("step_ms=60000").await;
     let router = worker.open().await;
