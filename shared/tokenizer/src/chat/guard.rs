@@ -100,9 +100,9 @@ impl<'a> Guard<'a> {
         text.replace(self.mark, "")
     }
 
-    /// Where a byte of a marked text lies once the marks are gone.
-    pub(super) fn unmarked_offset(&self, text: &str, at: usize) -> usize {
-        at - text[..at].matches(self.mark).count() * self.mark.len_utf8()
+    /// Bytes that the marks of a text take.
+    pub(super) fn mark_bytes(&self, text: &str) -> usize {
+        text.matches(self.mark).count() * self.mark.len_utf8()
     }
 }
 

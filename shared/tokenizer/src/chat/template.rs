@@ -147,9 +147,15 @@ impl Inputs {
 /// The template's own control tokens, by their place in the text without marks.
 fn unmarked_controls(guard: &Guard<'_>, marked: &str, encoder: &Encoder) -> Vec<Match> {
     let mut controls = encoder.find_controls(marked, |at| !guard.is_marked(marked, at));
+    let (mut counted_to, mut mark_bytes) = (0, 0);
+    // The offsets only grow, so the text is counted through once.
+    let mut unmarked = |at: usize| {
+        mark_bytes += guard.mark_bytes(&marked[counted_to..at]);
+        counted_to = at;
+        at - mark_bytes
+    };
     for control in &mut controls {
-        let range = &mut control.range;
-        *range = guard.unmarked_offset(marked, range.start)..guard.unmarked_offset(marked, range.end);
+        control.range = unmarked(control.range.start)..unmarked(control.range.end);
     }
     controls
 }
