@@ -1,6 +1,6 @@
 //! A worker without an engine, for tests: speaks the inner wire over a Unix socket and does what the test says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kr_proto::worker as proto;
@@ -91,7 +91,11 @@ impl FakeWorker {
 
     /// The same, saying `hello`.
     pub(crate) fn start_as(directory: &Path, name: &str, hello: proto::Hello) -> Self {
-        let path = directory.join(format!("{name}.socket"));
+        Self::start_at(directory.join(format!("{name}.socket")), hello)
+    }
+
+    /// Listens on `path`, in place of whoever listened there.
+    pub(crate) fn start_at(path: PathBuf, hello: proto::Hello) -> Self {
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         let (sender, sessions) = mpsc::channel(8);

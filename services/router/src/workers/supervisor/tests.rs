@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::dispatch::testing::metrics;
 use crate::metrics::ModelMetrics;
-use crate::workers::fake::soon;
-use crate::workers::{ExpectedIdentity, SocketDir};
+use crate::workers::fake::{FakeWorker, hello, soon};
+use crate::workers::{ExpectedIdentity, Ready, SocketDir};
 
 struct Supervised {
     notices: mpsc::Receiver<Notice>,
@@ -152,6 +152,70 @@ async fn a_worker_that_ignores_sigterm_is_killed_when_stopped() {
     soon(&mut worker.task).await.unwrap();
     assert!(matches!(worker.event().await, WorkerEvent::Stopped));
     let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    assert_eq!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+}
+
+/// A process that stays, while the test itself answers on its socket.
+const STAYS: &str = r#"echo "$$ $4" > "$KR_TEST_DIR/new"; mv "$KR_TEST_DIR/new" "$KR_TEST_DIR/started"; exec cat"#;
+
+async fn served(worker: &mut Supervised) -> (FakeWorker, rustix::process::Pid) {
+    let started = soon(written(&worker.directory.path().join("started"))).await;
+    let (pid, listen) = started.trim().split_once(' ').unwrap();
+    let socket = listen.strip_prefix("unix:").unwrap().into();
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    (FakeWorker::start_at(socket, hello("m", "t")), pid)
+}
+
+impl Supervised {
+    /// Dropping what this returns ends the session.
+    async fn ready(&mut self) -> Ready {
+        assert!(matches!(self.event().await, WorkerEvent::Starting));
+        match self.event().await {
+            WorkerEvent::Ready(ready) => ready,
+            other => panic!("expected Ready, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ready_worker_that_is_killed_is_lost_by_a_signal() {
+    let mut worker = supervise(STAYS, LONG);
+    let (mut fake, pid) = served(&mut worker).await;
+    let _session = fake.session().await;
+    let _ready = worker.ready().await;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    assert!(matches!(worker.event().await, WorkerEvent::Lost));
+    let (cause, message) = worker.backoff().await;
+    assert_eq!(cause, LossCause::Signal);
+    assert!(message.starts_with("it was ended by signal 9"), "{message}");
+}
+
+#[tokio::test]
+async fn a_local_worker_whose_session_breaks_is_recycled() {
+    let mut worker = supervise(STAYS, LONG);
+    let (mut fake, pid) = served(&mut worker).await;
+    drop(fake.session().await);
+    let _ready = worker.ready().await;
+    assert!(matches!(worker.event().await, WorkerEvent::Lost));
+    assert_eq!(worker.backoff().await.0, LossCause::Disconnected);
+    assert_eq!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
+}
+
+#[tokio::test]
+async fn a_local_worker_is_drained_before_it_is_stopped() {
+    use kr_proto::worker::session_request::Message as Request;
+    use kr_proto::worker::{Drained, session_response};
+    let mut worker = supervise(STAYS, LONG);
+    let (mut fake, pid) = served(&mut worker).await;
+    let mut session = fake.session().await;
+    let _ready = worker.ready().await;
+    worker.stop.cancel();
+    assert!(matches!(session.next().await, Some(Request::Drain(_))));
+    rustix::process::test_kill_process(pid).unwrap();
+    session
+        .send(session_response::Message::Drained(Drained::default()))
+        .await;
+    soon(&mut worker.task).await.unwrap();
     assert_eq!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH));
 }
 
