@@ -1,0 +1,307 @@
+//! The router's configuration: defaults < TOML file < `KR_ROUTER__…` < flags. An immutable snapshot; every check that needs
+//! no model loaded is in `config/checks.rs`.
+
+mod checks;
+mod options;
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kr_boot::config::duration;
+use kr_boot::telemetry::TelemetryConfig;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use options::{Options, Task};
+
+use crate::policy::PolicyKind;
+use crate::queue::QueueLimits;
+
+/// What configuration variables start with.
+pub(crate) const ENV_PREFIX: &str = "KR_ROUTER__";
+
+/// The router's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// What is served.
+    pub(crate) models: Vec<ModelConfig>,
+    pub(crate) grpc: GrpcConfig,
+    pub(crate) http: HttpConfig,
+    pub(crate) queue: QueueConfig,
+    /// Which worker takes a request: `least_load` or `round_robin`.
+    pub(crate) policy: String,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) worker: WorkerConfig,
+    pub(crate) drain: DrainConfig,
+    pub(crate) auth: AuthConfig,
+    /// Allows addresses that other machines can reach, although nothing is encrypted.
+    pub(crate) insecure: bool,
+    /// Gets the bound addresses as JSON once every model has a ready worker.
+    pub(crate) address_file: Option<PathBuf>,
+    pub(crate) telemetry: TelemetryConfig,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ModelConfig {
+    /// The name requests use; by default that of the folder.
+    pub(crate) name: String,
+    /// A folder with tokenizer.json (and, for local workers, the weights), or the name of one in the model cache.
+    pub(crate) path: PathBuf,
+    /// The model's SHA-256, where only that one will do.
+    pub(crate) digest: Option<String>,
+    /// Other names for it.
+    pub(crate) aliases: Vec<String>,
+    /// Who runs it; by default one local worker.
+    pub(crate) workers: Vec<ModelWorkers>,
+    /// Makes local workers compute nothing and answer at this pace: `step_ms=5,per_decode_us=20`. For trials of the router.
+    pub(crate) fake: Option<String>,
+}
+
+/// Workers of a model: one of the two.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ModelWorkers {
+    /// Starts this many on this machine.
+    pub(crate) spawn: Option<u32>,
+    /// Uses one that runs already: `unix:PATH` or `tcp://HOST:PORT`.
+    pub(crate) address: Option<String>,
+}
+
+/// The gRPC port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct GrpcConfig {
+    pub(crate) address: SocketAddr,
+    /// Whether reflection is served.
+    pub(crate) reflection: bool,
+    /// Streams of one connection at a time.
+    pub(crate) max_concurrent_streams: u32,
+    /// Open connections.
+    pub(crate) max_connections: usize,
+    /// Time for a new connection's first bytes.
+    #[serde(with = "duration")]
+    pub(crate) handshake_timeout: Duration,
+    /// A connection that is silent this long is asked for a sign of life.
+    #[serde(with = "duration")]
+    pub(crate) keepalive_interval: Duration,
+    /// And closed if it gives none within this.
+    #[serde(with = "duration")]
+    pub(crate) keepalive_timeout: Duration,
+}
+
+/// The HTTP port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HttpConfig {
+    pub(crate) address: SocketAddr,
+    /// Open connections.
+    pub(crate) max_connections: usize,
+}
+
+/// The queue of each model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct QueueConfig {
+    /// Requests that may wait.
+    pub(crate) capacity: usize,
+    /// How long a request waits while no worker is ready.
+    #[serde(with = "duration")]
+    pub(crate) max_wait: Duration,
+    /// Waiting this long is worth one priority.
+    #[serde(with = "duration")]
+    pub(crate) ageing: Duration,
+}
+
+/// Bounds on requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LimitsConfig {
+    /// Bytes of one request message.
+    pub(crate) max_message_bytes: usize,
+    /// Tokens of a prompt; 0: as many as the model's context allows.
+    pub(crate) max_prompt_tokens: u32,
+    /// `max_tokens` of a request that has none.
+    pub(crate) default_max_tokens: u32,
+    /// Calls of all clients at a time.
+    pub(crate) max_in_flight: usize,
+    /// Requests of one tenant at a time.
+    pub(crate) max_in_flight_per_tenant: usize,
+}
+
+/// Workers that this router starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WorkerConfig {
+    /// The executable; by default `kr-worker` beside this one.
+    pub(crate) binary: Option<PathBuf>,
+    /// Sequences that a worker runs at once.
+    pub(crate) max_sequences: Option<u32>,
+    /// Memory of each for KV.
+    pub(crate) kv_budget_bytes: Option<u64>,
+    /// Longest sequence in tokens, below the model's own limit.
+    pub(crate) max_context_tokens: Option<u32>,
+    /// Input tokens of one step.
+    pub(crate) max_step_tokens: Option<u32>,
+    /// Threads of its linear algebra.
+    pub(crate) threads: Option<u32>,
+    /// How long loading may take.
+    #[serde(with = "duration")]
+    pub(crate) start_timeout: Duration,
+    /// How long it may take to stop before it is killed.
+    #[serde(with = "duration")]
+    pub(crate) stop_timeout: Duration,
+}
+
+/// What happens after SIGTERM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DrainConfig {
+    /// Time between saying NOT_SERVING and accepting nothing more, for load balancers to notice.
+    #[serde(with = "duration")]
+    pub(crate) delay: Duration,
+    /// Time for running requests to finish after that.
+    #[serde(with = "duration")]
+    pub(crate) timeout: Duration,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct AuthConfig {
+    /// A file of `ID:SHA256` lines, one for each API key. Without it everybody may call.
+    pub(crate) api_keys_file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            models: Vec::new(),
+            grpc: GrpcConfig::default(),
+            http: HttpConfig::default(),
+            queue: QueueConfig::default(),
+            policy: PolicyKind::default().to_string(),
+            limits: LimitsConfig::default(),
+            worker: WorkerConfig::default(),
+            drain: DrainConfig::default(),
+            auth: AuthConfig::default(),
+            insecure: false,
+            address_file: None,
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 50051)),
+            reflection: true,
+            max_concurrent_streams: 1024,
+            max_connections: 512,
+            handshake_timeout: Duration::from_secs(5),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            max_connections: 128,
+        }
+    }
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        let limits = QueueLimits::default();
+        Self {
+            capacity: limits.capacity,
+            max_wait: limits.max_wait_without_worker,
+            ageing: limits.ageing,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 4 << 20,
+            max_prompt_tokens: 0,
+            default_max_tokens: 512,
+            max_in_flight: 4096,
+            max_in_flight_per_tenant: 1024,
+        }
+    }
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            binary: None,
+            max_sequences: None,
+            kv_budget_bytes: None,
+            max_context_tokens: None,
+            max_step_tokens: None,
+            threads: None,
+            start_timeout: Duration::from_secs(120),
+            stop_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_secs(2),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Returns the model's folder: `path` itself, or, if that is a bare name, the folder of that name in the model cache.
+    pub(crate) fn folder(&self) -> PathBuf {
+        folder_of(&self.path)
+    }
+
+    /// Returns the name requests use.
+    pub(crate) fn served_name(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        let folder = self.folder();
+        let folder = folder.canonicalize().unwrap_or(folder);
+        folder
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Returns who runs it, the default filled in.
+    pub(crate) fn worker_groups(&self) -> Vec<ModelWorkers> {
+        if self.workers.is_empty() {
+            return vec![ModelWorkers {
+                spawn: Some(1),
+                address: None,
+            }];
+        }
+        self.workers.clone()
+    }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    let is_name = path.components().count() == 1 && !path.starts_with(".") && !path.starts_with("..");
+    if is_name && !path.is_dir() {
+        kr_boot::models_folder().join(path)
+    } else {
+        path.to_path_buf()
+    }
+}

@@ -1,0 +1,105 @@
+//! The way of one request, from its message to its answer's stream. Read this first.
+
+use kr_proto::serve as pb;
+use kr_proto::serve::generate_request::Input;
+use tonic::Status;
+
+use crate::admission::Permit;
+use crate::call::Call;
+use crate::error::Error;
+use crate::inference::Inference;
+use crate::record::{Operation, Outcome, Record};
+use crate::relay::{AnswerText, Relay};
+use crate::sequence::stream::SequenceStream;
+use crate::sequence::{Failed, SequenceEvent};
+use crate::status;
+use crate::validate::{Asked, Place, Prompt, ValidRequest};
+
+/// An answer that a worker is computing.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) relay: Relay,
+    pub(crate) traceparent: Option<String>,
+}
+
+impl Inference {
+    /// Runs one request until a worker has accepted it. Returning from here sends the response's headers, after which no
+    /// client retries by itself; so everything that can be refused is refused before.
+    ///
+    /// # Cancellation
+    /// Dropping this takes the request out of the queue.
+    pub(crate) async fn answer(
+        &self,
+        call: Call,
+        operation: Operation,
+        asked: (String, Asked),
+    ) -> Result<Answer, Status> {
+        let admitted = self.admit(&call, asked).await;
+        let (mut valid, permit) = admitted.map_err(|error| self.refuse(&call, &error))?;
+
+        let mut record = Record::begin(call, operation, &valid, self.metrics.clone());
+        let traceparent = record.traceparent();
+        valid.sequence.traceparent.clone_from(&traceparent);
+        let text = AnswerText::new(&valid).map_err(|error| failed(&mut record, &error))?;
+
+        let submitted = self.dispatcher.submit(valid.sequence).await;
+        let mut sequence = submitted.map_err(|error| failed(&mut record, &error.into()))?;
+        record.queued();
+        let accepted = wait_for_worker(&mut sequence, &mut record).await;
+        accepted.map_err(|error| failed(&mut record, &error.into()))?;
+
+        let relay = Relay {
+            sequence,
+            text,
+            record,
+            _permit: permit,
+        };
+        Ok(Answer { relay, traceparent })
+    }
+
+    /// Finds the model, checks the request and takes the tenant's permit.
+    async fn admit(&self, call: &Call, (model, asked): (String, Asked)) -> Result<(ValidRequest, Permit), Error> {
+        let model = self.catalog.resolve(&model)?;
+        let longest_sequence = self.longest_sequence(model);
+        let place = Place {
+            call,
+            model,
+            longest_sequence,
+        };
+        let valid = self.validator.validate(asked, place).await?;
+        let permit = self.admission.admit(&call.tenant)?;
+        Ok((valid, permit))
+    }
+}
+
+/// Waits in the queue; its bounds (the deadline, and the configured patience without a worker) are the dispatcher's.
+async fn wait_for_worker(sequence: &mut SequenceStream, record: &mut Record) -> Result<(), Failed> {
+    match sequence.recv().await {
+        Some(SequenceEvent::Accepted(accepted)) => {
+            record.accepted(accepted);
+            Ok(())
+        }
+        Some(SequenceEvent::Failed(failed)) => Err(failed),
+        Some(SequenceEvent::Tokens(_) | SequenceEvent::Finished(_)) | None => Err(Failed::Draining),
+    }
+}
+
+fn failed(record: &mut Record, error: &Error) -> Status {
+    record.end(Outcome::Failed(error));
+    status::status(error, record.request_id())
+}
+
+/// Takes a Generate message apart: the model's name, and what is asked of it.
+pub(crate) fn asked(request: pb::GenerateRequest) -> (String, Asked) {
+    let prompt = match request.input {
+        None => Prompt::Missing,
+        Some(Input::Prompt(text)) => Prompt::Text(text),
+        Some(Input::PromptIds(tokens)) => Prompt::Ids(tokens.ids),
+    };
+    let asked = Asked {
+        prompt,
+        parameters: request.parameters.unwrap_or_default(),
+        idempotency_key: request.idempotency_key,
+    };
+    (request.model, asked)
+}

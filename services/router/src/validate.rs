@@ -1,0 +1,164 @@
+//! Makes a [`ValidRequest`] out of a client's message, once: every field is checked, the prompt is token ids, the seed is
+//! resolved. Nothing later checks again. Must not know queues or workers.
+
+mod parameters;
+mod prompt;
+
+use std::sync::Arc;
+
+use kr_proto::serve as pb;
+use tokio::sync::Semaphore;
+
+use crate::call::Call;
+use crate::catalog::ServedModel;
+use crate::error::{Error, Violation};
+use crate::sequence::SequenceRequest;
+pub(crate) use parameters::Checked;
+pub(crate) use prompt::Prompt;
+
+/// Bounds that the operator sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Most tokens of a prompt, below the model's context. 0: only the context counts.
+    pub(crate) max_prompt_tokens: u32,
+    /// `max_tokens` where a request has none.
+    pub(crate) default_max_tokens: u32,
+}
+
+/// A request that needs no further check.
+#[derive(Debug)]
+pub(crate) struct ValidRequest {
+    pub(crate) model: Arc<ServedModel>,
+    pub(crate) sequence: SequenceRequest,
+    /// Stop texts; they stay at the edge.
+    pub(crate) stops: Vec<String>,
+}
+
+/// What a client asked, in the form Generate and Chat share.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) prompt: Prompt,
+    pub(crate) parameters: pb::Parameters,
+    pub(crate) idempotency_key: String,
+}
+
+/// Where a request stands when it is checked.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) model: &'a Arc<ServedModel>,
+    /// Longest sequence that the model's workers can run, where that is known.
+    pub(crate) longest_sequence: Option<u32>,
+}
+
+/// Checks requests.
+#[derive(Debug)]
+pub(crate) struct Validator {
+    limits: Limits,
+    /// Long texts tokenized at once: they need a core each.
+    long_texts: Arc<Semaphore>,
+}
+
+impl Validator {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            limits,
+            long_texts: Arc::new(Semaphore::new(cores)),
+        }
+    }
+
+    /// Checks a request against its model.
+    ///
+    /// # Errors
+    /// All violations together; else the fields that are not implemented; else what the prompt's tokens show.
+    pub(crate) async fn validate(&self, asked: Asked, place: Place<'_>) -> Result<ValidRequest, Error> {
+        let Place {
+            call,
+            model,
+            longest_sequence,
+        } = place;
+        let mut violations = asked.prompt.violations(&model.bundle);
+        if asked.idempotency_key.len() > 128 {
+            violations.push(Violation::new("idempotency_key", "is over 128 bytes"));
+        }
+        let missing = parameters::not_implemented(&asked);
+        let checked = parameters::check(asked.parameters, model.bundle.vocab_size(), &mut violations)?;
+        if !violations.is_empty() {
+            return Err(Error::Invalid(violations));
+        }
+        if !missing.is_empty() {
+            return Err(Error::NotImplemented { fields: missing });
+        }
+        let field = asked.prompt.field();
+        let prompt = self.tokenize(asked.prompt, model).await?;
+        if prompt.is_empty() {
+            return Err(Error::field(field, "has no tokens"));
+        }
+        let max_tokens = self.room(&checked, &prompt, (field, longest_sequence))?;
+        if checked.params.min_tokens > max_tokens {
+            let description = format!("is {}, over max_tokens {max_tokens}", checked.params.min_tokens);
+            return Err(Error::field("parameters.min_tokens", description));
+        }
+        let sequence = SequenceRequest {
+            request_id: call.request_id,
+            model: model.index,
+            priority: checked.priority,
+            prompt,
+            params: checked.params,
+            end_tokens: model.bundle.end_ids().into(),
+            stop_tokens: checked.stop_tokens,
+            max_tokens,
+            cache_salt: salted(&call.tenant.0, &checked.cache_salt),
+            bypass_prefix_cache: checked.bypass_prefix_cache,
+            arrived: call.arrived,
+            deadline: call.deadline,
+            traceparent: None,
+            tenant: call.tenant.clone(),
+        };
+        Ok(ValidRequest {
+            model: model.clone(),
+            sequence,
+            stops: checked.stops,
+        })
+    }
+
+    /// Returns how many tokens may be generated.
+    fn room(&self, checked: &Checked, prompt: &[u32], room: (&'static str, Option<u32>)) -> Result<u32, Error> {
+        let (field, longest_sequence) = room;
+        let exceeded = |field, max_tokens, limit| Error::ContextLength {
+            field,
+            prompt_tokens: prompt.len(),
+            max_tokens,
+            limit,
+        };
+        let allowed = self.limits.max_prompt_tokens;
+        if allowed > 0 && prompt.len() > allowed as usize {
+            return Err(exceeded(field, 0, allowed));
+        }
+        let Some(limit) = longest_sequence else {
+            return Ok(checked.max_tokens.unwrap_or(self.limits.default_max_tokens));
+        };
+        let left = (limit as usize).saturating_sub(prompt.len());
+        match checked.max_tokens {
+            _ if left == 0 => Err(exceeded(field, checked.max_tokens.unwrap_or(1), limit)),
+            Some(wanted) if wanted as usize > left => Err(exceeded("parameters.max_tokens", wanted, limit)),
+            Some(wanted) => Ok(wanted),
+            None => Ok(u32::try_from(left)
+                .unwrap_or(u32::MAX)
+                .min(self.limits.default_max_tokens)),
+        }
+    }
+}
+
+/// Mixes the tenant into a cache salt, so that nobody learns from timing what another tenant asked.
+fn salted(tenant: &str, salt: &str) -> Vec<u8> {
+    let mut mixed = Vec::with_capacity(8 + tenant.len() + salt.len());
+    mixed.extend((tenant.len() as u64).to_le_bytes());
+    mixed.extend(tenant.as_bytes());
+    mixed.extend(salt.as_bytes());
+    mixed
+}
+
+#[cfg(test)]
+mod tests;
