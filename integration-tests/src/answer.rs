@@ -1,0 +1,138 @@
+//! Requests and whole answers.
+
+use kr_proto::serve::{
+    ChatMessage, ChatRequest, Finish, GenerateRequest, GenerateResponse, Parameters, TokenLogprobs,
+    generate_request::Input,
+};
+use tokio_stream::StreamExt;
+use tonic::Status;
+
+use crate::{PATIENCE, Service};
+
+/// A whole answer, checked while it was collected: indices without gap or repeat, exactly one end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// All text.
+    pub text: String,
+    /// All ids.
+    pub ids: Vec<u32>,
+    /// One for each id, if asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// The end.
+    pub finish: Finish,
+}
+
+/// Returns parameters for a greedy answer of at most `max_tokens`.
+#[must_use]
+pub fn greedy(max_tokens: u32) -> Parameters {
+    Parameters {
+        temperature: Some(0.0),
+        max_tokens: Some(max_tokens),
+        ..Parameters::default()
+    }
+}
+
+/// Returns a request to continue `text`.
+#[must_use]
+pub fn prompt(text: &str, parameters: Parameters) -> GenerateRequest {
+    let input = Some(Input::Prompt(text.into()));
+    GenerateRequest {
+        input,
+        parameters: Some(parameters),
+        ..GenerateRequest::default()
+    }
+}
+
+/// Runs a `Generate` to its end.
+///
+/// # Errors
+/// The call's or the stream's status.
+///
+/// # Panics
+/// When the stream breaks its promises or hangs.
+pub async fn generate(service: &Service, request: GenerateRequest) -> Result<Answer, Status> {
+    let work = async {
+        let mut stream = service.inference().generate(request).await?.into_inner();
+        let mut pieces = Vec::new();
+        while let Some(piece) = stream.next().await {
+            pieces.push(piece?);
+        }
+        Ok(complete(pieces))
+    };
+    tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
+}
+
+/// Runs a `Chat` with one user message to its end.
+///
+/// # Errors
+/// The call's or the stream's status.
+///
+/// # Panics
+/// When the stream breaks its promises or hangs.
+pub async fn chat(service: &Service, content: &str, parameters: Parameters) -> Result<Answer, Status> {
+    let message = ChatMessage {
+        role: "user".into(),
+        content: content.into(),
+    };
+    let request = ChatRequest {
+        messages: vec![message],
+        parameters: Some(parameters),
+        ..ChatRequest::default()
+    };
+    let work = async {
+        let mut stream = service.inference().chat(request).await?.into_inner();
+        let mut pieces = Vec::new();
+        while let Some(piece) = stream.next().await {
+            let piece = piece?;
+            pieces.push(GenerateResponse {
+                request_id: piece.request_id,
+                choice_index: piece.choice_index,
+                start_index: piece.start_index,
+                text: piece.text,
+                token_ids: piece.token_ids,
+                logprobs: piece.logprobs,
+                prompt_logprobs: piece.prompt_logprobs,
+                finish: piece.finish,
+            });
+        }
+        Ok(complete(pieces))
+    };
+    tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
+}
+
+/// Puts the pieces of one choice together.
+///
+/// # Panics
+/// When they have a gap, a repeat, no end or more than one, or ids that change.
+#[must_use]
+pub fn complete(pieces: Vec<GenerateResponse>) -> Answer {
+    let mut answer = Answer {
+        text: String::new(),
+        ids: Vec::new(),
+        logprobs: Vec::new(),
+        finish: Finish::default(),
+    };
+    let count = pieces.len();
+    for (index, piece) in pieces.into_iter().enumerate() {
+        assert_eq!(piece.request_id.len(), 32, "every piece names its request");
+        assert_eq!(piece.start_index as usize, answer.ids.len(), "no gap and no repeat");
+        assert_eq!(
+            piece.finish.is_some(),
+            index + 1 == count,
+            "the last piece and no other carries the end"
+        );
+        answer.text.push_str(&piece.text);
+        answer.ids.extend(piece.token_ids);
+        answer.logprobs.extend(piece.logprobs);
+        answer.finish = piece.finish.unwrap_or_default();
+    }
+    assert!(count > 0, "a stream has at least its end");
+    let usage = answer.finish.usage.expect("an end has its usage");
+    assert_eq!(
+        usage.completion_tokens as usize,
+        answer.ids.len(),
+        "usage counts the tokens sent"
+    );
+    assert!(answer.finish.receipt.is_some(), "an end has its receipt");
+    answer
+}
