@@ -251,6 +251,8 @@ impl KvArenas {
         for layer in &mut self.layers {
             for array in layer[bucket].both() {
                 array.try_index_mut(row..row + 1, &nothing)?;
+                // Of an arena's only row MLX makes a broadcast, which has one element in memory.
+                *array = array.contiguous()?;
             }
         }
         Ok(())
