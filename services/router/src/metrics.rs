@@ -85,7 +85,7 @@ impl Scheduling {
                 meter,
                 Described {
                     name: "kr.request.queue_time",
-                    description: "From arrival until a worker accepted the sequence.",
+                    description: "From arrival until the sequence was sent to the worker that took it.",
                     unit: "s",
                 },
                 buckets::QUEUE_TIME,
@@ -126,6 +126,8 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
+    const ALL: [Self; 3] = [Self::QueueFull, Self::Draining, Self::Deadline];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
@@ -177,6 +179,18 @@ impl ModelMetrics {
             .scheduling
             .waiting
             .record(count as u64, std::slice::from_ref(&self.model));
+    }
+
+    /// Shows what has not happened yet as 0, so that the first time is an increase.
+    pub(crate) fn begin(&self) {
+        self.waiting(0);
+        let scheduling = &self.metrics.scheduling;
+        scheduling.prompt_tokens.add(0, std::slice::from_ref(&self.model));
+        scheduling.retried.add(0, std::slice::from_ref(&self.model));
+        for rejection in Rejection::ALL {
+            let reason = KeyValue::new(REASON, rejection.as_str());
+            scheduling.rejections.add(0, &[self.model.clone(), reason]);
+        }
     }
 
     pub(crate) fn departed(&self, departure: Departure) {
@@ -279,7 +293,7 @@ impl Workers {
             up: meter
                 .u64_gauge("kr.worker.up")
                 .with_description("1 while the worker is ready, otherwise 0.")
-                .with_unit("1")
+                .with_unit("{worker}")
                 .build(),
             restarts: meter
                 .u64_counter("kr.worker.restarts")
@@ -343,7 +357,7 @@ impl Workers {
                 .with_unit("1")
                 .build(),
             mapped_bytes: meter
-                .u64_gauge("kr.weights.mapped_bytes")
+                .u64_gauge("kr.weights.mapped")
                 .with_description("Bytes of weights a worker maps and shares with the model's other workers.")
                 .with_unit("By")
                 .build(),
@@ -361,6 +375,18 @@ pub(crate) struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
+    /// Shows what has not happened yet as 0, so that the first time is an increase.
+    pub(crate) fn begin(&self) {
+        self.running(0);
+        self.down();
+        let workers = &self.metrics.workers;
+        workers.generated_tokens.add(0, &self.labels);
+        workers.wasted_tokens.add(0, &self.labels);
+        for cause in LossCause::ALL {
+            workers.restarts.add(0, &self.with_cause(cause));
+        }
+    }
+
     pub(crate) fn sent(&self) {
         self.metrics.workers.messages.add(1, &self.sent);
     }
@@ -387,6 +413,10 @@ impl WorkerMetrics {
     }
 
     pub(crate) fn restarted(&self, cause: LossCause) {
+        self.metrics.workers.restarts.add(1, &self.with_cause(cause));
+    }
+
+    fn with_cause(&self, cause: LossCause) -> [KeyValue; 3] {
         let cause = match cause {
             LossCause::Exit => "exit",
             LossCause::Signal => "signal",
@@ -396,10 +426,7 @@ impl WorkerMetrics {
             LossCause::Protocol => "protocol",
         };
         let [model, worker] = self.labels.clone();
-        self.metrics
-            .workers
-            .restarts
-            .add(1, &[model, worker, KeyValue::new(CAUSE, cause)]);
+        [model, worker, KeyValue::new(CAUSE, cause)]
     }
 
     pub(crate) fn frame(&self, frame: &Frame, kv_budget_bytes: u64) {

@@ -78,7 +78,7 @@ pub(crate) struct Accepted {
     pub(crate) model_digest: Arc<str>,
     /// 1 unless earlier workers were lost.
     pub(crate) attempts: u32,
-    /// From arrival to the worker's accepting it.
+    /// From arrival until it was sent to the worker that took it.
     pub(crate) queue_time: Duration,
 }
 

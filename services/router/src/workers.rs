@@ -222,5 +222,17 @@ pub(crate) enum LossCause {
     Protocol,
 }
 
+impl LossCause {
+    /// All causes, for what counts them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Exit,
+        Self::Signal,
+        Self::FailedStart,
+        Self::Wedged,
+        Self::Disconnected,
+        Self::Protocol,
+    ];
+}
+
 /// Sequences that a session owes an end for.
 type InFlight = HashSet<SequenceId>;

@@ -68,6 +68,8 @@ enum Place {
 struct Run {
     worker: WorkerIndex,
     id: SequenceId,
+    /// When it was sent. A worker takes it at once but says so with its next frame only, which may be a step later.
+    sent: Instant,
     /// From leaving the queue until the worker accepts it; unset from then on.
     span: Option<Span>,
     /// Cancelled for a stop text; its end is still to be delivered.
@@ -104,7 +106,12 @@ impl Sequence {
 
 impl State {
     pub(super) fn new(setup: &ModelSetup, metrics: ModelMetrics, now: Instant) -> Self {
-        let slot = |name: &Arc<str>| Slot::new(name.clone(), metrics.worker(name.clone()), now);
+        metrics.begin();
+        let slot = |name: &Arc<str>| {
+            let metrics = metrics.worker(name.clone());
+            metrics.begin();
+            Slot::new(name.clone(), metrics, now)
+        };
         Self {
             name: setup.name.clone(),
             max_sequences_per_worker: setup.max_sequences_per_worker,
@@ -284,6 +291,7 @@ impl State {
         sequence.place = Place::Running(Run {
             worker,
             id,
+            sent: now,
             span: Some(dispatch_span(&sequence.request, slot.name(), sequence.attempts)),
             stopping: false,
         });

@@ -40,7 +40,7 @@ impl State {
             slot.frame(&frame);
         }
         for id in frame.accepted {
-            self.accepted(worker, id, now);
+            self.accepted(worker, id);
         }
         for update in frame.updates {
             self.update(worker, update, now);
@@ -54,7 +54,7 @@ impl State {
         (run.id == id).then_some(key)
     }
 
-    fn accepted(&mut self, worker: WorkerIndex, id: SequenceId, now: Instant) {
+    fn accepted(&mut self, worker: WorkerIndex, id: SequenceId) {
         let Some(key) = self.live(worker, id) else { return };
         let slot = self.slots.get(worker.0);
         let Some((sequence, slot)) = self.sequences.get_mut(&key).zip(slot) else {
@@ -67,7 +67,7 @@ impl State {
         if run.span.take().is_none() {
             return;
         }
-        let queue_time = now.saturating_duration_since(sequence.request.arrived);
+        let queue_time = run.sent.saturating_duration_since(sequence.request.arrived);
         self.metrics.accepted(queue_time, sequence.request.prompt.len());
         sequence.sender.accepted(Accepted {
             worker: slot.name().clone(),
@@ -83,7 +83,7 @@ impl State {
         let Update { id, tokens, end } = update;
         let live = self.live(worker, id);
         if live.is_some() {
-            self.accepted(worker, id, now);
+            self.accepted(worker, id);
         }
         if end.is_some()
             && let Some(slot) = self.slots.get_mut(worker.0)
