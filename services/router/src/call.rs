@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderMap;
 use kr_contract::RequestId;
 
+use crate::clock;
 use crate::error::Error;
 use crate::sequence::Tenant;
 
@@ -28,7 +29,7 @@ impl Call {
     pub(crate) fn begin(headers: &HeaderMap) -> Result<Self, Error> {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| Error::internal("request id", error))?;
-        let arrived = tokio::time::Instant::now().into_std();
+        let arrived = clock::now();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let (timeout, traceparent) = (text("grpc-timeout"), text("traceparent"));
         Ok(Self {
@@ -53,8 +54,7 @@ impl Call {
 
     /// Returns whether the deadline has passed.
     pub(crate) fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| tokio::time::Instant::now().into_std() >= deadline)
+        self.deadline.is_some_and(|deadline| clock::now() >= deadline)
     }
 }
 

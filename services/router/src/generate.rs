@@ -103,3 +103,6 @@ pub(crate) fn asked(request: pb::GenerateRequest) -> (String, Asked) {
     };
     (request.model, asked)
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,7 @@ impl Inference {
 
     /// Counts, logs and translates an error that came before the queue.
     pub(crate) fn refuse(&self, call: &Call, error: &Error) -> Status {
-        self.metrics.requests.refused(status::classify(error).1.as_str());
+        self.metrics.requests.refused(status::classify(error).1);
         log_refusal(error, call.request_id);
         status::status(error, call.request_id)
     }

@@ -16,6 +16,7 @@ use kr_proto::serve::inference_service_server::InferenceServiceServer;
 use kr_proto::serve::model_service_server::ModelServiceServer;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::pb::health_server::HealthServer;
 
@@ -122,6 +123,9 @@ async fn serve(
     let ports = Ports::bind(loaded).await?;
     let addresses = ports.addresses();
     let metrics = Arc::new(Metrics::new(&telemetry.meter("kr.router")));
+    metrics
+        .requests
+        .begin(plan.catalog.models().iter().map(|model| &*model.name));
     let sockets = SocketDir::create(environment.get("XDG_RUNTIME_DIR").map(AsRef::as_ref))?;
     let (dispatcher, running) = Dispatcher::start(plan.setups(config, &sockets), metrics.clone());
     let closing = CancellationToken::new();
@@ -218,7 +222,11 @@ fn services(
         dispatcher,
     };
     let mut services = RoutesBuilder::default();
-    services.add_service(InferenceServiceServer::new(inference).max_decoding_message_size(limits.max_message_bytes));
+    // Compressed requests are taken; answers are small messages that compressing would only slow down.
+    let inference = InferenceServiceServer::new(inference)
+        .max_decoding_message_size(limits.max_message_bytes)
+        .accept_compressed(CompressionEncoding::Gzip);
+    services.add_service(inference);
     services.add_service(ModelServiceServer::new(models).max_decoding_message_size(limits.max_message_bytes));
     services.add_service(HealthServer::new(readiness.clone()));
     if config.grpc.reflection {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use kr_boot::semantic::{ERROR_TYPE, gen_ai};
 use kr_boot::telemetry::{inject_traceparent, set_parent};
 use kr_contract::{FinishReason, RequestId};
-use tokio::time::Instant as Clock;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::call::Call;
+use crate::clock;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::metrics::requests::Ended;
@@ -104,19 +104,13 @@ pub(crate) struct Record {
     span: Span,
     /// The span of the present phase: queued, prefill, decode.
     phase: Span,
-    acceptance: Option<(Accepted, Instant)>,
+    acceptance: Option<Accepted>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     generated: u32,
-    /// When the last piece was handed over.
-    gave: Option<Instant>,
     stall: Duration,
     queued: bool,
     ended: bool,
-}
-
-fn now() -> Instant {
-    Clock::now().into_std()
 }
 
 impl Record {
@@ -157,7 +151,6 @@ impl Record {
             first_token: None,
             last_token: None,
             generated: 0,
-            gave: None,
             stall: Duration::ZERO,
             queued: false,
             ended: false,
@@ -178,13 +171,13 @@ impl Record {
     /// Notes which worker runs it.
     pub(crate) fn accepted(&mut self, accepted: Accepted) {
         self.span.set_attribute(WORKER, accepted.worker.to_string());
-        self.acceptance = Some((accepted, now()));
+        self.acceptance = Some(accepted);
         self.phase = tracing::info_span!(parent: &self.span, "prefill");
     }
 
     /// Notes one more generated token.
     pub(crate) fn token(&mut self) {
-        let now = now();
+        let now = clock::now();
         if self.first_token.is_none() {
             self.first_token = Some(now);
             self.phase = tracing::info_span!(parent: &self.span, "decode");
@@ -193,16 +186,9 @@ impl Record {
         self.generated += 1;
     }
 
-    /// Notes that a piece was handed over.
-    pub(crate) fn gave(&mut self) {
-        self.gave = Some(now());
-    }
-
-    /// Notes that the next piece is asked for: the time since the last one was handed over is the client's.
-    pub(crate) fn read_on(&mut self) {
-        if let Some(gave) = self.gave.take() {
-            self.stall += now().saturating_duration_since(gave);
-        }
+    /// Notes how long, all in all, the answer stood still because its client did not read.
+    pub(crate) fn stalled(&mut self, stall: Duration) {
+        self.stall = stall;
     }
 
     pub(crate) fn request_id(&self) -> RequestId {
@@ -223,20 +209,18 @@ impl Record {
     }
 
     pub(crate) fn acceptance(&self) -> Option<&Accepted> {
-        self.acceptance.as_ref().map(|(accepted, _)| accepted)
+        self.acceptance.as_ref()
     }
 
     pub(crate) fn times(&self) -> Times {
         let arrived = self.call.arrived;
-        let total = now().saturating_duration_since(arrived);
+        let total = clock::now().saturating_duration_since(arrived);
         let since = |later: Instant, earlier: Instant| later.saturating_duration_since(earlier);
-        let accepted_at = self.acceptance.as_ref().map(|(_, at)| *at);
+        let queue = self.acceptance().map_or(total, |accepted| accepted.queue_time);
+        let dispatched = arrived + queue;
         Times {
-            queue: self.acceptance().map_or(total, |accepted| accepted.queue_time),
-            prefill: self
-                .first_token
-                .zip(accepted_at)
-                .map(|(first, accepted)| since(first, accepted)),
+            queue,
+            prefill: self.first_token.map(|first| since(first, dispatched)),
             decode: self
                 .last_token
                 .zip(self.first_token)

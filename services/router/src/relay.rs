@@ -80,7 +80,6 @@ enum Phase {
 
 impl Running {
     async fn next(&mut self) -> Option<Result<Piece, Status>> {
-        self.relay.record.read_on();
         if self.last.is_empty() {
             match self.phase {
                 Phase::Running => self.gather().await,
@@ -88,9 +87,7 @@ impl Running {
                 Phase::Ended => {}
             }
         }
-        let item = self.last.pop_front()?;
-        self.relay.record.gave();
-        Some(item)
+        self.last.pop_front()
     }
 
     fn piece(&self) -> Piece {
@@ -169,6 +166,7 @@ impl Running {
     }
 
     fn end(&mut self, mut piece: Piece, outcome: Outcome<'_>) {
+        self.relay.record.stalled(self.relay.sequence.unread_time());
         piece.finish = Some(receipt::finish(&self.relay.record, &outcome));
         self.relay.record.end(outcome);
         self.phase = Phase::Ended;

@@ -46,6 +46,19 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// Those that can end a request before it is queued.
+    pub(crate) const BEFORE_THE_QUEUE: [Self; 9] = [
+        Self::InvalidRequest,
+        Self::ContextLengthExceeded,
+        Self::FieldNotImplemented,
+        Self::ModelNotFound,
+        Self::NoChatTemplate,
+        Self::ChatTemplateFailed,
+        Self::TenantLimit,
+        Self::ServerBusy,
+        Self::Internal,
+    ];
+
     /// Returns the name on the wire and in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

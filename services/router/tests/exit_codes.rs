@@ -1,6 +1,10 @@
 //! What a wrong configuration looks like from outside: exit code 64 at once, one line for each problem, nothing bound.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of these tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of these tests fail by panicking"
+)]
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -9,6 +9,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter, UpDownCounter};
 
 use crate::record::Times;
+use crate::status::Reason;
 
 const MODEL: &str = "model";
 const REQUESTS_FINISHED: &str = "kr.requests.finished";
@@ -52,6 +53,27 @@ pub(crate) struct CallEnded<'a> {
     pub(crate) method: &'a str,
     pub(crate) code: &'static str,
     pub(crate) duration: Duration,
+}
+
+/// Why a connection never got to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConnectionRefusal {
+    /// As many as allowed are open.
+    TooMany,
+    /// It said nothing for too long.
+    Silent,
+    /// The system could not accept it.
+    AcceptFailed,
+}
+
+impl ConnectionRefusal {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::TooMany => "too_many",
+            Self::Silent => "silent",
+            Self::AcceptFailed => "accept_failed",
+        }
+    }
 }
 
 /// The instruments.
@@ -132,6 +154,28 @@ impl Requests {
         }
     }
 
+    /// Shows what has not happened yet as 0, so that the first time is an increase.
+    pub(crate) fn begin<'a>(&self, models: impl Iterator<Item = &'a str>) {
+        use FinishReason::{Cancelled, Error, Length, Stop};
+        for model in models {
+            for reason in [Stop, Length, Cancelled, Error] {
+                self.finished.add(0, &finished_labels(model, reason));
+            }
+        }
+        for reason in Reason::BEFORE_THE_QUEUE {
+            self.refused.add(0, &[KeyValue::new(REASON, reason.as_str())]);
+        }
+        for reason in [
+            ConnectionRefusal::TooMany,
+            ConnectionRefusal::Silent,
+            ConnectionRefusal::AcceptFailed,
+        ] {
+            self.connections_refused
+                .add(0, &[KeyValue::new(REASON, reason.as_str())]);
+        }
+        self.connections.add(0, &[]);
+    }
+
     /// Counts a request that had been queued.
     pub(crate) fn ended(&self, ended: &Ended<'_>) {
         let labels = [
@@ -154,8 +198,7 @@ impl Requests {
         self.prompt_tokens.record(prompt, &model);
         self.generated_tokens.record(generated, &model);
         self.stall_time.record(times.stall.as_secs_f64(), &model);
-        let reason = KeyValue::new(FINISHED_REASON, ended.finish_reason.as_str());
-        self.finished.add(1, &[model[0].clone(), reason]);
+        self.finished.add(1, &finished_labels(ended.model, ended.finish_reason));
         if ended.error_type.is_some() {
             return;
         }
@@ -169,8 +212,8 @@ impl Requests {
     }
 
     /// Counts a request that did not get as far as the queue.
-    pub(crate) fn refused(&self, reason: &'static str) {
-        self.refused.add(1, &[KeyValue::new(REASON, reason)]);
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.refused.add(1, &[KeyValue::new(REASON, reason.as_str())]);
     }
 
     /// Counts a call.
@@ -194,7 +237,15 @@ impl Requests {
     }
 
     /// Counts a connection that never got to a request.
-    pub(crate) fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused.add(1, &[KeyValue::new(REASON, reason)]);
+    pub(crate) fn connection_refused(&self, reason: ConnectionRefusal) {
+        self.connections_refused
+            .add(1, &[KeyValue::new(REASON, reason.as_str())]);
     }
+}
+
+fn finished_labels(model: &str, reason: FinishReason) -> [KeyValue; 2] {
+    [
+        KeyValue::new(MODEL, model.to_owned()),
+        KeyValue::new(FINISHED_REASON, reason.as_str()),
+    ]
 }

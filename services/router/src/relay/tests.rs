@@ -298,8 +298,15 @@ async fn logprobs_name_their_tokens() {
 #[tokio::test(start_paused = true)]
 async fn time_the_client_does_not_read_is_stall() {
     let (mut sender, mut answer, _) = running(pb::Parameters::default()).await;
-    send(&mut sender, 0, b"x");
+    let tokens = |start_index| Tokens {
+        start_index,
+        ids: vec![TokenId::from(b'x')],
+        logprobs: Vec::new(),
+    };
+    sender.tokens(tokens(0), crate::clock::now()).unwrap();
     answer.next().await.unwrap().unwrap();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    sender.tokens(tokens(1), crate::clock::now()).unwrap();
     tokio::time::advance(Duration::from_secs(2)).await;
     sender.finish(finished(FinishReason::Length));
     let (_, last, _) = read(answer).await;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::clock;
+
 use super::{Accepted, CancelReason, Failed, Finished, SequenceEvent, SequenceKey, Tokens};
 
 /// How far a reader may fall behind.
@@ -26,6 +28,9 @@ impl Default for StreamLimits {
         }
     }
 }
+
+/// A reader that takes this long may only have waited for its turn on a core.
+const NO_STALL: Duration = Duration::from_millis(50);
 
 /// The reader is further behind than [`StreamLimits`] allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +98,7 @@ pub(crate) fn channel(
         cancellations,
         key,
         ended: false,
+        unread_time: Duration::ZERO,
     };
     (sender, stream)
 }
@@ -175,9 +181,15 @@ pub(crate) struct SequenceStream {
     cancellations: Arc<Cancellations>,
     key: SequenceKey,
     ended: bool,
+    unread_time: Duration,
 }
 
 impl SequenceStream {
+    /// Returns for how long, all in all, tokens have lain here unread, leaving out what is below [`NO_STALL`].
+    pub(crate) fn unread_time(&self) -> Duration {
+        self.unread_time
+    }
+
     /// Returns the next event; `None` after the last one. A reader who stays away too long gets [`Failed::SlowConsumer`].
     ///
     /// # Cancellation
@@ -207,7 +219,10 @@ impl SequenceStream {
             return Some(SequenceEvent::Accepted(accepted));
         }
         if let Some(tokens) = unread.tokens.take() {
-            unread.tokens_since = None;
+            if let Some(since) = unread.tokens_since.take() {
+                let lay = clock::now().saturating_duration_since(since);
+                self.unread_time += if lay < NO_STALL { Duration::ZERO } else { lay };
+            }
             return Some(SequenceEvent::Tokens(tokens));
         }
         let end = unread.end.take();

@@ -55,7 +55,7 @@ pub(super) async fn limit_in_flight(
             let error = Error::ServerBusy {
                 limit: state.in_flight.limit,
             };
-            state.metrics.requests.refused(status::classify(&error).1.as_str());
+            state.metrics.requests.refused(status::classify(&error).1);
             refuse(&error, request.extensions().get::<Call>())
         }
     }

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use crate::metrics::Metrics;
+use crate::metrics::requests::ConnectionRefusal;
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +66,9 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
-                    self.metrics.requests.connection_refused("accept_failed");
+                    self.metrics
+                        .requests
+                        .connection_refused(ConnectionRefusal::AcceptFailed);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -74,7 +77,7 @@ impl Listener {
             let _ = tcp.set_nodelay(true);
             match self.room.clone().try_acquire_owned() {
                 Ok(permit) => return (self.connection(tcp, permit), peer),
-                Err(_) => self.metrics.requests.connection_refused("too_many"),
+                Err(_) => self.metrics.requests.connection_refused(ConnectionRefusal::TooMany),
             }
         }
     }
@@ -142,7 +145,10 @@ impl AsyncRead for Connection {
         if let Some(silence) = &mut connection.silence
             && silence.until.as_mut().poll(cx).is_ready()
         {
-            connection.metrics.requests.connection_refused("silent");
+            connection
+                .metrics
+                .requests
+                .connection_refused(ConnectionRefusal::Silent);
             connection.silence = None;
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -183,3 +189,6 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

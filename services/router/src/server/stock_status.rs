@@ -27,7 +27,8 @@ fn stock_error(response: &Response, limit_bytes: usize) -> Option<Error> {
         return None;
     }
     match status.code() {
-        Code::OutOfRange => Some(Error::MessageTooLarge { limit_bytes }),
+        // The second is a compressed message that grows too large.
+        Code::OutOfRange | Code::ResourceExhausted => Some(Error::MessageTooLarge { limit_bytes }),
         Code::Internal => Some(Error::Undecodable {
             detail: status.message().to_owned(),
         }),
