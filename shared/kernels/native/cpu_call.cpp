@@ -1,7 +1,8 @@
 // An operation of MLX's graph on the CPU that is computed by a function of the caller's: the bridge to kernels written in Rust.
 //
-// The function sees plain pointers and runs on MLX's own thread of the stream, in the graph's order. An output may take over the
-// memory of an input that nobody else uses, so that large arrays are updated in place; where that is not possible, it starts as a copy.
+// The function sees plain pointers and runs on MLX's own thread of the stream, in the graph's order. The result may take over the
+// memory of an input that nobody else uses, so that large arrays are updated in place; where somebody does, it starts as a copy.
+// One result only: MLX holds an operation's inputs once for each result, and would find every input in use.
 
 #include <cstring>
 #include <memory>
@@ -25,11 +26,11 @@ extern "C" {
 // What is computed: `run` may be called any number of times, on any thread; `release` is called once, after the last of them.
 typedef struct kr_cpu_function {
   void* context;
-  void (*run)(void* context, const float* const* inputs, float* const* outputs);
+  void (*run)(void* context, const float* const* inputs, float* output);
   void (*release)(void* context);
 } kr_cpu_function;
 
-// One float32 result. `replaces` is the index of the input whose memory it takes over, or -1.
+// The float32 result. `replaces` is the index of the input whose memory it takes over, or -1.
 typedef struct kr_cpu_output {
   const int* shape;
   int rank;
@@ -48,20 +49,20 @@ class Function {
   ~Function() {
     function_.release(function_.context);
   }
-  void run(const std::vector<const float*>& inputs, const std::vector<float*>& outputs) const {
-    function_.run(function_.context, inputs.data(), outputs.data());
+  void run(const std::vector<const float*>& inputs, float* output) const {
+    function_.run(function_.context, inputs.data(), output);
   }
 
  private:
   kr_cpu_function function_;
 };
 
-class CpuCall : public mx::Primitive {
+class CpuCall : public mx::UnaryPrimitive {
  public:
-  CpuCall(mx::Stream stream, std::shared_ptr<Function> function, std::vector<int> replaces)
-      : mx::Primitive(stream), function_(std::move(function)), replaces_(std::move(replaces)) {}
+  CpuCall(mx::Stream stream, std::shared_ptr<Function> function, int replaces)
+      : mx::UnaryPrimitive(stream), function_(std::move(function)), replaces_(replaces) {}
 
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& output) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     std::vector<const float*> sources;
     for (const auto& input : inputs) {
@@ -71,18 +72,23 @@ class CpuCall : public mx::Primitive {
       encoder.set_input_array(input);
       sources.push_back(input.data<float>());
     }
-    std::vector<float*> targets;
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      prepare(inputs, replaces_[i], outputs[i], encoder);
-      encoder.set_output_array(outputs[i]);
-      targets.push_back(outputs[i].data<float>());
+    if (replaces_ >= 0 && inputs[replaces_].is_donatable()) {
+      output.copy_shared_buffer(inputs[replaces_]);
+    } else {
+      output.set_data(mx::allocator::malloc(output.nbytes()));
+      if (replaces_ >= 0) {
+        encoder.dispatch([source = sources[replaces_], target = output.data<float>(), bytes = output.nbytes()] {
+          std::memcpy(target, source, bytes);
+        });
+      }
     }
-    encoder.dispatch([function = function_, sources = std::move(sources), targets = std::move(targets)] {
-      function->run(sources, targets);
+    encoder.set_output_array(output);
+    encoder.dispatch([function = function_, sources = std::move(sources), target = output.data<float>()] {
+      function->run(sources, target);
     });
   }
 
-  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
     throw std::runtime_error("[kr::CpuCall] is for the CPU backend");
   }
 
@@ -91,35 +97,15 @@ class CpuCall : public mx::Primitive {
   }
 
  private:
-  static void prepare(
-      const std::vector<mx::array>& inputs, int replaced, mx::array& output, mx::cpu::CommandEncoder& encoder) {
-    if (replaced >= 0 && inputs[replaced].is_donatable()) {
-      output.copy_shared_buffer(inputs[replaced]);
-      return;
-    }
-    output.set_data(mx::allocator::malloc(output.nbytes()));
-    if (replaced >= 0) {
-      encoder.dispatch([source = inputs[replaced].data<float>(), target = output.data<float>(), bytes = output.nbytes()] {
-        std::memcpy(target, source, bytes);
-      });
-    }
-  }
-
   std::shared_ptr<Function> function_;
-  std::vector<int> replaces_;
+  int replaces_;
 };
 
 }  // namespace
 
-// Adds the operation to the graph and stores its `output_count` results. All inputs must be float32. Takes the function over, also
-// when it fails.
+// Adds the operation to the graph. All inputs must be float32. Takes the function over, also when it fails.
 extern "C" int kr_mlx_cpu_call(
-    mlx_array* results,
-    const kr_cpu_output* outputs,
-    size_t output_count,
-    const mlx_array* inputs,
-    size_t input_count,
-    kr_cpu_function function) {
+    mlx_array* result, kr_cpu_output output, const mlx_array* inputs, size_t input_count, kr_cpu_function function) {
   try {
     auto owned = std::make_shared<Function>(function);
     std::vector<mx::array> arrays;
@@ -129,23 +115,13 @@ extern "C" int kr_mlx_cpu_call(
         throw std::invalid_argument("[kr::CpuCall] inputs must be float32");
       }
     }
-    std::vector<mx::Shape> shapes;
-    std::vector<int> replaces;
-    for (size_t i = 0; i < output_count; ++i) {
-      const auto& output = outputs[i];
-      shapes.emplace_back(output.shape, output.shape + output.rank);
-      replaces.push_back(output.replaces);
-      if (output.replaces >= 0 && arrays.at(output.replaces).shape() != shapes.back()) {
-        throw std::invalid_argument("[kr::CpuCall] an output must have the shape of the input it replaces");
-      }
+    mx::Shape shape(output.shape, output.shape + output.rank);
+    if (output.replaces >= 0 && arrays.at(output.replaces).shape() != shape) {
+      throw std::invalid_argument("[kr::CpuCall] a result must have the shape of the input it replaces");
     }
     auto stream = mx::default_stream(mx::Device(mx::Device::cpu));
-    auto call = std::make_shared<CpuCall>(stream, std::move(owned), std::move(replaces));
-    auto made = mx::array::make_arrays(
-        std::move(shapes), std::vector<mx::Dtype>(output_count, mx::float32), call, std::move(arrays));
-    for (size_t i = 0; i < output_count; ++i) {
-      results[i] = mlx_array_new_(std::move(made[i]));
-    }
+    auto call = std::make_shared<CpuCall>(stream, std::move(owned), output.replaces);
+    *result = mlx_array_new_(mx::array(std::move(shape), mx::float32, std::move(call), std::move(arrays)));
     return 0;
   } catch (const std::exception& error) {
     mlx_error(error.what());

@@ -1,5 +1,5 @@
 //! Attention of new tokens over a KV cache, written to and read from in place: only positions that are written are ever touched.
-#![expect(unsafe_code, reason = "the cache and the output are shared by threads")]
+#![expect(unsafe_code, reason = "vector loads and stores, one output shared by threads")]
 
 mod rotary;
 
@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use crate::Machine;
 use crate::instructions::dispatched;
 use crate::lanes::{LANES, Lanes};
-use crate::linear::dot_products;
+use crate::linear::{Ahead, dot_products};
 
 pub use rotary::RotaryTable;
 
@@ -25,103 +25,139 @@ pub struct Span {
     pub offset: usize,
 }
 
-/// Keys and values, each `[rows, kv_heads, capacity, head_dim]`.
-#[derive(Debug)]
-pub struct Cache<'a> {
-    /// Keys, rotated.
-    pub keys: &'a mut [f32],
-    /// Values.
-    pub values: &'a mut [f32],
+/// A cache of keys or of values: `[rows, kv_heads, capacity, head_dim]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Heads of keys and values.
+    pub kv_heads: usize,
     /// Positions in a row.
     pub capacity: usize,
+    /// Width of a head.
+    pub head_dim: usize,
 }
 
-/// Grouped-query attention: `heads` queries share `kv_heads` keys and values.
+impl CacheShape {
+    fn place(&self, row: usize, head: usize, position: usize) -> usize {
+        ((row * self.kv_heads + head) * self.capacity + position) * self.head_dim
+    }
+
+    fn check(&self, spans: &[Span], tokens: usize, cache: &[f32]) {
+        let row = self.place(1, 0, 0);
+        assert!(cache.len().is_multiple_of(row));
+        for span in spans {
+            assert!(span.offset + span.len <= tokens, "{span:?} is outside the batch");
+            assert!((span.row + 1) * row <= cache.len(), "{span:?} is outside the cache");
+            assert!(span.start + span.len <= self.capacity, "{span:?} is longer than a row");
+        }
+    }
+
+    /// Calls `write` with the position, the vector and the place of every head of every token of `spans`.
+    fn scatter(&self, spans: &[Span], new: &[f32], cache: &mut [f32], write: impl Fn(usize, &[f32], &mut [f32])) {
+        let width = self.kv_heads * self.head_dim;
+        self.check(spans, new.len() / width, cache);
+        for span in spans {
+            for (index, token) in new[span.offset * width..]
+                .chunks_exact(width)
+                .take(span.len)
+                .enumerate()
+            {
+                for (head, vector) in token.chunks_exact(self.head_dim).enumerate() {
+                    let place = self.place(span.row, head, span.start + index);
+                    write(span.start + index, vector, &mut cache[place..place + self.head_dim]);
+                }
+            }
+        }
+    }
+}
+
+/// Rotates the keys `k`, `[tokens, kv_heads, head_dim]`, of `spans` and writes them to their positions.
+///
+/// # Panics
+/// When a span lies outside the batch, the cache or the table of angles.
+pub fn write_keys(shape: CacheShape, rotary: &RotaryTable, spans: &[Span], k: &[f32], keys: &mut [f32]) {
+    shape.scatter(spans, k, keys, |position, key, place| {
+        rotary.rotate(position, key, place)
+    });
+}
+
+/// Writes the values `v`, `[tokens, kv_heads, head_dim]`, of `spans` to their positions.
+///
+/// # Panics
+/// When a span lies outside the batch or the cache.
+pub fn write_values(shape: CacheShape, spans: &[Span], v: &[f32], values: &mut [f32]) {
+    shape.scatter(spans, v, values, |_, value, place| place.copy_from_slice(value));
+}
+
+/// Grouped-query attention: `heads` queries share the cache's keys and values.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
     /// Heads of queries.
     pub heads: usize,
-    /// Heads of keys and values.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
     /// Angles by position.
     pub rotary: &'a RotaryTable,
     /// `[tokens, heads, head_dim]`, not rotated.
     pub q: &'a [f32],
-    /// `[tokens, kv_heads, head_dim]`, not rotated.
-    pub k: &'a [f32],
-    /// `[tokens, kv_heads, head_dim]`.
-    pub v: &'a [f32],
+    /// Of `keys` and of `values`.
+    pub cache: CacheShape,
+    /// Rotated; written up to the last position of every span.
+    pub keys: &'a [f32],
+    /// Written up to the last position of every span.
+    pub values: &'a [f32],
 }
 
 impl Attention<'_> {
-    /// Rotates and writes the keys and values of `spans`, then attends each token to its sequence up to itself. `out`:
-    /// `[tokens, heads, head_dim]`; tokens of other spans keep what is there.
+    /// Attends each token of `spans` to its sequence up to itself. `out`: `[tokens, heads, head_dim]`; tokens of no span keep what is
+    /// there.
     ///
     /// # Panics
     /// When a span lies outside the batch, the cache or the table of angles, or lengths do not agree.
-    pub fn run(&self, machine: &Machine, spans: &[Span], cache: Cache<'_>, out: &mut [f32]) {
-        self.check(spans, &cache, out);
-        let shared = Shared {
-            attention: self,
-            keys: cache.keys.as_mut_ptr(),
-            values: cache.values.as_mut_ptr(),
-            capacity: cache.capacity,
-            out: out.as_mut_ptr(),
-        };
-        for span in spans {
-            for index in 0..span.len {
-                shared.write(span, index);
-            }
-        }
+    pub fn run(&self, machine: &Machine, spans: &[Span], out: &mut [f32]) {
+        let CacheShape { kv_heads, head_dim, .. } = self.cache;
+        let count = self.q.len() / (self.heads * head_dim);
+        assert!(self.heads.is_multiple_of(kv_heads) && self.rotary.head_dim() == head_dim);
+        assert!(self.q.len() == count * self.heads * head_dim && out.len() == self.q.len());
+        assert!(self.keys.len() == self.values.len());
+        self.cache.check(spans, count, self.keys);
         let tokens: Vec<(Span, usize)> = spans
             .iter()
             .flat_map(|span| (0..span.len).map(|index| (*span, index)))
             .collect();
-        machine.pool.run(tokens.len() * self.kv_heads, &|task| {
-            let (span, index) = &tokens[task / self.kv_heads];
-            SCRATCH.with_borrow_mut(|scratch| {
-                let head = task % self.kv_heads;
-                attend_head(
-                    machine.instructions,
-                    &shared,
-                    Query {
-                        span,
-                        index: *index,
-                        head,
-                    },
-                    scratch,
-                );
-            });
+        let mut offsets: Vec<_> = tokens.iter().map(|(span, index)| span.offset + index).collect();
+        offsets.sort_unstable();
+        assert!(
+            offsets.windows(2).all(|pair| pair[0] != pair[1]),
+            "two spans share a token"
+        );
+        let out = SharedOutput(out.as_mut_ptr());
+        machine.pool.run(tokens.len() * kv_heads, &|task| {
+            let (span, index) = &tokens[task / kv_heads];
+            let query = Query {
+                attention: self,
+                row: span.row,
+                token: span.offset + index,
+                position: span.start + index,
+                head: task % kv_heads,
+            };
+            let group = query.elements();
+            // SAFETY: no two tasks have the same head of the same token, and every token lies within `out`.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.from(group.start), group.len()) };
+            SCRATCH.with_borrow_mut(|scratch| attend_head(machine.instructions, query, scratch, out));
         });
     }
+}
 
-    fn check(&self, spans: &[Span], cache: &Cache<'_>, out: &[f32]) {
-        let tokens = self.q.len() / (self.heads * self.head_dim);
-        let row = self.kv_heads * cache.capacity * self.head_dim;
-        assert!(self.heads.is_multiple_of(self.kv_heads));
-        assert!(self.q.len() == tokens * self.heads * self.head_dim && out.len() == self.q.len());
-        assert!(self.k.len() == tokens * self.kv_heads * self.head_dim && self.v.len() == self.k.len());
-        assert!(cache.keys.len() == cache.values.len() && cache.keys.len().is_multiple_of(row));
-        assert!(self.rotary.head_dim() == self.head_dim);
-        for span in spans {
-            assert!(span.offset + span.len <= tokens, "{span:?} is outside the batch");
-            assert!(
-                (span.row + 1) * row <= cache.keys.len(),
-                "{span:?} is outside the cache"
-            );
-            assert!(span.start + span.len <= cache.capacity, "{span:?} is longer than a row");
-            assert!(
-                span.start + span.len <= self.rotary.positions(),
-                "{span:?} has no angles"
-            );
-        }
-        let mut rows: Vec<_> = spans.iter().map(|span| span.row).collect();
-        rows.sort_unstable();
-        assert!(rows.windows(2).all(|pair| pair[0] != pair[1]), "two spans share a row");
+/// Written by several threads, each to heads of its own.
+struct SharedOutput(*mut f32);
+
+impl SharedOutput {
+    fn from(&self, start: usize) -> *mut f32 {
+        // SAFETY: `Attention::run` starts within the output.
+        unsafe { self.0.add(start) }
     }
 }
+
+// SAFETY: threads write disjoint ranges, see `Attention::run`.
+unsafe impl Sync for SharedOutput {}
 
 /// What a task works in; kept by its thread.
 #[derive(Debug, Default)]
@@ -136,102 +172,63 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What tasks share. Writing to the cache is over before they begin; each writes heads of its own to the output.
-struct Shared<'a> {
-    attention: &'a Attention<'a>,
-    keys: *mut f32,
-    values: *mut f32,
-    capacity: usize,
-    out: *mut f32,
-}
-
-// SAFETY: see above; `Attention::check` made sure that everything lies inside.
-unsafe impl Sync for Shared<'_> {}
-
-impl Shared<'_> {
-    fn place(&self, row: usize, head: usize, position: usize) -> usize {
-        ((row * self.attention.kv_heads + head) * self.capacity + position) * self.attention.head_dim
-    }
-
-    fn write(&self, span: &Span, index: usize) {
-        let Attention {
-            kv_heads,
-            head_dim,
-            rotary,
-            k,
-            v,
-            ..
-        } = *self.attention;
-        let position = span.start + index;
-        for head in 0..kv_heads {
-            let source = ((span.offset + index) * kv_heads + head) * head_dim;
-            let target = self.place(span.row, head, position);
-            // SAFETY: the place lies inside the cache, and nobody else uses it before the tasks begin.
-            let (key, value) = unsafe {
-                let key = std::slice::from_raw_parts_mut(self.keys.add(target), head_dim);
-                (key, std::slice::from_raw_parts_mut(self.values.add(target), head_dim))
-            };
-            rotary.rotate(position, &k[source..source + head_dim], key);
-            value.copy_from_slice(&v[source..source + head_dim]);
-        }
-    }
-
-    /// The first `count` positions of a head in one of the two halves of the cache.
-    fn positions(&self, half: *mut f32, span: &Span, head: usize, count: usize) -> &[f32] {
-        let start = self.place(span.row, head, 0);
-        // SAFETY: `count` positions lie inside the row, are written, and nobody writes them while tasks run.
-        unsafe { std::slice::from_raw_parts(half.add(start), count * self.attention.head_dim) }
-    }
-}
-
 /// One token's queries that share the keys and values of `head`.
 #[derive(Clone, Copy)]
 struct Query<'a> {
-    span: &'a Span,
-    /// Of the token in its span.
-    index: usize,
+    attention: &'a Attention<'a>,
+    row: usize,
+    token: usize,
+    position: usize,
     head: usize,
 }
 
-dispatched! { fn attend_head = attend(shared: &Shared<'_>, query: Query<'_>, scratch: &mut Scratch) }
+impl<'a> Query<'a> {
+    /// Where these heads lie in queries and output.
+    fn elements(&self) -> std::ops::Range<usize> {
+        let group = self.attention.heads / self.attention.cache.kv_heads;
+        let head_dim = self.attention.cache.head_dim;
+        let first = (self.token * self.attention.heads + self.head * group) * head_dim;
+        first..first + group * head_dim
+    }
+
+    /// The positions that the token sees.
+    fn past(&self, cache: &'a [f32]) -> &'a [f32] {
+        let shape = self.attention.cache;
+        &cache[shape.place(self.row, self.head, 0)..][..(self.position + 1) * shape.head_dim]
+    }
+}
+
+dispatched! { fn attend_head = attend(query: Query<'_>, scratch: &mut Scratch, out: &mut [f32]) }
 
 #[inline(always)]
-fn attend<S: Lanes>(shared: &Shared<'_>, query: Query<'_>, scratch: &mut Scratch) {
-    let Query { span, index, head } = query;
+fn attend<S: Lanes>(query: Query<'_>, scratch: &mut Scratch, out: &mut [f32]) {
     let Attention {
-        heads,
-        kv_heads,
-        head_dim,
         rotary,
         q,
+        cache,
+        keys,
+        values,
         ..
-    } = *shared.attention;
-    let group = heads / kv_heads;
-    let token = span.offset + index;
-    let position = span.start + index;
-    let count = position + 1;
+    } = *query.attention;
+    let head_dim = cache.head_dim;
+    let count = query.position + 1;
     let padded = count.next_multiple_of(LANES);
+    let group = out.len() / head_dim;
     let Scratch { queries, weights } = scratch;
     queries.resize(group * head_dim, 0.0);
     weights.clear();
     weights.resize(group * padded, 0.0);
-    let first = (token * heads + head * group) * head_dim;
     #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2^24 elements")]
     let scale = (head_dim as f32).sqrt().recip();
-    for (query, rotated) in q[first..]
-        .chunks_exact(head_dim)
-        .zip(queries.chunks_exact_mut(head_dim))
-    {
-        rotary.rotate(position, query, rotated);
+    let rotated = queries.chunks_exact_mut(head_dim);
+    for (head, rotated) in q[query.elements()].chunks_exact(head_dim).zip(rotated) {
+        rotary.rotate(query.position, head, rotated);
         rotated.iter_mut().for_each(|value| *value *= scale);
     }
-    let keys = shared.positions(shared.keys, span, head, count);
-    let values = shared.positions(shared.values, span, head, count);
-    // SAFETY: this task alone writes these heads of this token.
-    let out = unsafe { std::slice::from_raw_parts_mut(shared.out.add(first), group * head_dim) };
+    let (keys, values) = (query.past(keys), query.past(values));
     let rows = queries.chunks_exact(head_dim).zip(weights.chunks_exact_mut(padded));
-    for ((query, weights), out) in rows.zip(out.chunks_exact_mut(head_dim)) {
-        scores::<S>(query, keys, &mut weights[..count]);
+    for ((head, weights), out) in rows.zip(out.chunks_exact_mut(head_dim)) {
+        scores::<S>(head, keys, &mut weights[..count]);
         let sum = exponentials::<S>(weights, count);
         weighted_sum::<S>(&weights[..count], values, sum.recip(), out);
     }
@@ -244,12 +241,12 @@ fn scores<S: Lanes>(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     let mut keys = keys.chunks_exact(query.len());
     for block in blocks {
         let rows: [&[f32]; WIDTH] = std::array::from_fn(|_| keys.next().unwrap_or(&[]));
-        let [sums] = dot_products::<S, 1, WIDTH>([query], rows);
+        let [sums] = dot_products::<S, 1, WIDTH, false>([query], rows, Ahead::default());
         *block = sums;
     }
     for score in rest {
         let row = keys.next().unwrap_or(&[]);
-        let [[sum]] = dot_products::<S, 1, 1>([query], [row]);
+        let [[sum]] = dot_products::<S, 1, 1, false>([query], [row], Ahead::default());
         *score = sum;
     }
 }

@@ -24,6 +24,9 @@ pub(crate) trait Lanes: Copy {
     /// Eight values must be writable at `target`.
     unsafe fn store(self, target: *mut f32);
 
+    /// Asks for the cache line at `address`, which need not be readable.
+    fn prefetch(address: *const f32);
+
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
@@ -94,6 +97,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn store(self, target: *mut f32) {
         unsafe { _mm256_storeu_ps(target, self.0) }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 
     #[inline(always)]
@@ -193,6 +201,9 @@ impl Lanes for Portable {
         // SAFETY: the caller's promise.
         unsafe { target.cast::<[f32; LANES]>().write_unaligned(self.0) }
     }
+
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
 
     #[inline(always)]
     fn add(self, other: Self) -> Self {

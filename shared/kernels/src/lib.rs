@@ -15,7 +15,7 @@ mod norm;
 mod pool;
 
 pub use activation::swiglu;
-pub use attention::{Attention, Cache, RotaryTable, Span};
+pub use attention::{Attention, CacheShape, RotaryTable, Span, write_keys, write_values};
 pub use instructions::Instructions;
 pub use linear::{Linear, linear};
 pub use norm::rms_norm;

@@ -9,8 +9,23 @@ use crate::lanes::{LANES, Lanes};
 /// block's width below.
 const TILE_OUTPUTS: usize = 24;
 
-/// Rows of `x` that one tile of weights is used for at once: they stay in the second-level cache.
-const TILE_ROWS: usize = 64;
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Rows of `x` computed together.
+const ROWS: usize = 4;
+
+/// What is asked for ahead of its use: weights are read once a step, and their way from memory is what a product of few rows waits
+/// for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ahead {
+    /// Elements ahead.
+    distance: usize,
+    /// Lines are dealt to so many passes, a power of two.
+    shares: usize,
+    /// This pass's turn.
+    share: usize,
+}
 
 /// One product: `x`: `[rows, inputs]`, `weight`: `[outputs, inputs]`, `bias`: `[outputs]`.
 #[derive(Debug, Clone, Copy)]
@@ -82,37 +97,58 @@ dispatched! { fn compute_tile = tile_product(tile: &Tile<'_>) }
 
 #[inline(always)]
 fn tile_product<S: Lanes>(tile: &Tile<'_>) {
-    for rows in (0..tile.rows).step_by(TILE_ROWS) {
-        let end = tile.rows.min(rows + TILE_ROWS);
-        let mut row = rows;
-        while row < end {
-            match end - row {
-                1 => row_block::<S, 1, 8>(tile, row),
-                2 => row_block::<S, 2, 4>(tile, row),
-                3 => row_block::<S, 3, 3>(tile, row),
-                _ => row_block::<S, 4, 3>(tile, row),
-            }
-            row += 4;
+    // The next tile's lines are spread over the passes, so that memory is busy in all of them.
+    let passes = tile.rows.div_ceil(ROWS);
+    let shares = if passes.is_power_of_two() {
+        passes
+    } else {
+        passes.next_power_of_two() / 2
+    }
+    .min(LINE);
+    for (pass, row) in (0..tile.rows).step_by(ROWS).enumerate() {
+        let ahead = Ahead {
+            distance: TILE_OUTPUTS * tile.product.inputs,
+            shares,
+            share: pass,
+        };
+        match (tile.rows - row, pass < shares) {
+            (1, true) => row_block::<S, 1, 8, true>(tile, row, ahead),
+            (2, true) => row_block::<S, 2, 4, true>(tile, row, ahead),
+            (3, true) => row_block::<S, 3, 3, true>(tile, row, ahead),
+            (_, true) => row_block::<S, ROWS, 3, true>(tile, row, ahead),
+            (1, false) => row_block::<S, 1, 8, false>(tile, row, ahead),
+            (2, false) => row_block::<S, 2, 4, false>(tile, row, ahead),
+            (3, false) => row_block::<S, 3, 3, false>(tile, row, ahead),
+            (_, false) => row_block::<S, ROWS, 3, false>(tile, row, ahead),
         }
     }
 }
 
 /// `ROWS` rows from `row` on, `WIDTH` outputs at a time.
 #[inline(always)]
-fn row_block<S: Lanes, const ROWS: usize, const WIDTH: usize>(tile: &Tile<'_>, row: usize) {
+fn row_block<S: Lanes, const ROWS: usize, const WIDTH: usize, const FIRST: bool>(
+    tile: &Tile<'_>,
+    row: usize,
+    ahead: Ahead,
+) {
     let mut column = tile.first;
     while column + WIDTH <= tile.last {
-        block::<S, ROWS, WIDTH>(tile, row, column);
+        block::<S, ROWS, WIDTH, FIRST>(tile, row, column, ahead);
         column += WIDTH;
     }
     while column < tile.last {
-        block::<S, ROWS, 1>(tile, row, column);
+        block::<S, ROWS, 1, FIRST>(tile, row, column, ahead);
         column += 1;
     }
 }
 
 #[inline(always)]
-fn block<S: Lanes, const ROWS: usize, const WIDTH: usize>(tile: &Tile<'_>, row: usize, column: usize) {
+fn block<S: Lanes, const ROWS: usize, const WIDTH: usize, const FIRST: bool>(
+    tile: &Tile<'_>,
+    row: usize,
+    column: usize,
+    ahead: Ahead,
+) {
     let Linear {
         x,
         weight,
@@ -122,7 +158,7 @@ fn block<S: Lanes, const ROWS: usize, const WIDTH: usize>(tile: &Tile<'_>, row: 
     let left: [&[f32]; ROWS] = std::array::from_fn(|index| &x[(row + index) * inputs..(row + index + 1) * inputs]);
     let right: [&[f32]; WIDTH] =
         std::array::from_fn(|index| &weight[(column + index) * inputs..(column + index + 1) * inputs]);
-    let sums = dot_products::<S, ROWS, WIDTH>(left, right);
+    let sums = dot_products::<S, ROWS, WIDTH, FIRST>(left, right, ahead);
     for (row_offset, sums) in sums.iter().enumerate() {
         for (offset, sum) in sums.iter().enumerate() {
             let bias = bias.map_or(0.0, |bias| bias[column + offset]);
@@ -133,11 +169,13 @@ fn block<S: Lanes, const ROWS: usize, const WIDTH: usize>(tile: &Tile<'_>, row: 
     }
 }
 
-/// Every dot product of a row of `left` with a row of `right`. All rows have the same length.
+/// Every dot product of a row of `left` with a row of `right`. All rows have the same length. With `PREFETCH`, what lies ahead of `right`
+/// is asked for.
 #[inline(always)]
-pub(crate) fn dot_products<S: Lanes, const ROWS: usize, const WIDTH: usize>(
+pub(crate) fn dot_products<S: Lanes, const ROWS: usize, const WIDTH: usize, const PREFETCH: bool>(
     left: [&[f32]; ROWS],
     right: [&[f32]; WIDTH],
+    ahead: Ahead,
 ) -> [[f32; WIDTH]; ROWS] {
     let length = left[0].len();
     assert!(left.iter().all(|row| row.len() == length) && right.iter().all(|row| row.len() == length));
@@ -145,6 +183,11 @@ pub(crate) fn dot_products<S: Lanes, const ROWS: usize, const WIDTH: usize>(
     let mut sums = [[S::splat(0.0); WIDTH]; ROWS];
     let mut at = 0;
     while at < whole {
+        if PREFETCH && at.is_multiple_of(LINE) && (at / LINE) & (ahead.shares - 1) == ahead.share {
+            for row in right {
+                S::prefetch(row.as_ptr().wrapping_add(at + ahead.distance));
+            }
+        }
         // SAFETY: `at + LANES <= length`, the length of every row.
         let factors: [S; WIDTH] = std::array::from_fn(|index| unsafe { S::load(right[index].as_ptr().add(at)) });
         for (row, sums) in left.iter().zip(&mut sums) {

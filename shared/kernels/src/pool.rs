@@ -14,9 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 /// Looks at the work counter without giving way, before giving way between looks.
-const BUSY_LOOKS: u32 = 200;
+const BUSY_LOOKS: u32 = 4000;
 /// Looks in all before a thread sleeps: some 200 µs on an idle processor.
-const LOOKS: u32 = 1200;
+const LOOKS: u32 = 5000;
 
 type Work = dyn Fn(usize) + Sync;
 
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn many_short_runs_see_their_own_closure() {
         let pool = Pool::new(3);
-        for round in 0..20_000_usize {
+        for round in 0..2_000_usize {
             let sum = AtomicUsize::new(0);
             pool.run(4, &|task| {
                 sum.fetch_add(round * 4 + task, SeqCst);

@@ -7,12 +7,13 @@
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use kr_kernels::{Attention, Cache, Linear, Machine, RotaryTable, Span};
+use kr_kernels::{Attention, CacheShape, Linear, Machine, RotaryTable, Span, write_keys, write_values};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
 use crate::attention::{Heads, Projections};
 use crate::kv::LayerKv;
+use crate::layers::dim;
 
 /// Kernels for float32 on the CPU backend. Cloning shares the threads.
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ impl OwnKernels {
         let shape = [x.dim(0), weight.dim(0)];
         let mut arrays = vec![x, weight];
         arrays.extend(bias);
-        one(&arrays, &shape, move |arrays, out| {
+        call(&arrays, fresh(&shape), move |arrays, out| {
             let product = Linear {
                 x: arrays[0],
                 weight: arrays[1],
@@ -56,7 +57,7 @@ impl OwnKernels {
     /// `x`: `[rows, width]`, `weight`: `[width]` → the shape of `x`.
     pub(crate) fn rms_norm(&self, x: &Array, weight: &Array, eps: f32) -> Result<Array> {
         let machine = Arc::clone(&self.machine);
-        one(&[x, weight], x.shape(), move |arrays, out| {
+        call(&[x, weight], fresh(x.shape()), move |arrays, out| {
             kr_kernels::rms_norm(&machine, arrays[0], arrays[1], eps, out);
         })
     }
@@ -64,12 +65,12 @@ impl OwnKernels {
     /// `gate`, `up`: one shape → `silu(gate) * up`.
     pub(crate) fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
         let machine = Arc::clone(&self.machine);
-        one(&[gate, up], gate.shape(), move |arrays, out| {
+        call(&[gate, up], fresh(gate.shape()), move |arrays, out| {
             kr_kernels::swiglu(&machine, arrays[0], arrays[1], out);
         })
     }
 
-    /// Rotates, writes and attends for the spans of one bucket, whose cache is updated in place. `new` is not rotated. Returns
+    /// Writes keys and values of the spans of one bucket, in place, and attends. `new` is not rotated. Returns
     /// `[tokens, heads * head_dim]`, the tokens of other spans taken from `others`, or not set where there is none.
     pub(crate) fn attention(
         &self,
@@ -79,43 +80,45 @@ impl OwnKernels {
         others: Option<Array>,
         kv: &mut LayerKv,
     ) -> Result<Array> {
-        let machine = Arc::clone(&self.machine);
-        let (rotary, spans) = (rotary.clone(), Arc::clone(spans));
-        let Heads { heads, head_dim, .. } = rotary.heads;
-        let capacity = kv.keys.dim(2).unsigned_abs() as usize;
-        let (keys, values) = (take(&mut kv.keys), take(&mut kv.values));
-        let shapes = [
-            vec![new.q.dim(0), heads * head_dim],
-            keys.shape().to_vec(),
-            values.shape().to_vec(),
-        ];
-        let mut arrays = vec![&new.q, &new.k, &new.v, &keys, &values];
-        arrays.extend(&others);
-        let outputs = [
-            Output::new(&shapes[0], others.as_ref().map(|_| 5)),
-            Output::new(&shapes[1], Some(3)),
-            Output::new(&shapes[2], Some(4)),
-        ];
-        let called = call(&arrays, &outputs, move |arrays, outputs| {
-            let attention = Attention {
-                heads: rotary.heads.heads.unsigned_abs() as usize,
-                kv_heads: rotary.heads.kv_heads.unsigned_abs() as usize,
-                head_dim: rotary.heads.head_dim.unsigned_abs() as usize,
-                rotary: &rotary.table,
-                q: arrays[0],
-                k: arrays[1],
-                v: arrays[2],
-            };
-            if let [out, keys, values] = outputs {
-                let cache = Cache { keys, values, capacity };
-                attention.run(&machine, &spans, cache, out);
-            }
-        });
-        let Ok([out, new_keys, new_values]) = called.map(<[Array; 3]>::try_from)? else {
-            return Err("a kernel has the wrong number of results".into());
+        let cache = rotary.heads.cache(kv);
+        let (table, places) = (Arc::clone(&rotary.table), Arc::clone(spans));
+        update(&mut kv.keys, &new.k, move |k, keys| {
+            write_keys(cache, &table, &places, k, keys)
+        })?;
+        let places = Arc::clone(spans);
+        update(&mut kv.values, &new.v, move |v, values| {
+            write_values(cache, &places, v, values)
+        })?;
+        let (table, spans) = (Arc::clone(&rotary.table), Arc::clone(spans));
+        let (machine, heads) = (Arc::clone(&self.machine), rotary.heads);
+        let shape = [new.q.dim(0), heads.heads * heads.head_dim];
+        let mut inputs = vec![&new.q, &kv.keys, &kv.values];
+        inputs.extend(&others);
+        let output = Output {
+            shape: &shape,
+            replaces: others.as_ref().map(|_| 3),
         };
-        (kv.keys, kv.values) = (new_keys, new_values);
-        Ok(out)
+        call(&inputs, output, move |arrays, out| {
+            let attention = Attention {
+                heads: heads.heads.unsigned_abs() as usize,
+                rotary: &table,
+                q: arrays[0],
+                cache,
+                keys: arrays[1],
+                values: arrays[2],
+            };
+            attention.run(&machine, &spans, out);
+        })
+    }
+}
+
+impl Heads {
+    fn cache(self, kv: &LayerKv) -> CacheShape {
+        CacheShape {
+            kv_heads: self.kv_heads.unsigned_abs() as usize,
+            capacity: kv.keys.dim(2).unsigned_abs() as usize,
+            head_dim: self.head_dim.unsigned_abs() as usize,
+        }
     }
 }
 
@@ -126,60 +129,47 @@ pub(crate) struct Rotary {
     pub(crate) table: Arc<RotaryTable>,
 }
 
-/// Leaves nothing behind that holds on to the array's memory.
-fn take(array: &mut Array) -> Array {
-    std::mem::replace(array, Array::from_f32(0.0))
-}
-
-/// A result of a call, as the C interface wants it.
-#[repr(C)]
+/// A result.
+#[derive(Debug, Clone, Copy)]
 struct Output<'a> {
-    shape: *const c_int,
-    rank: c_int,
-    replaces: c_int,
-    _shape: std::marker::PhantomData<&'a [i32]>,
+    shape: &'a [i32],
+    /// The input of the same shape whose memory it takes over.
+    replaces: Option<usize>,
 }
 
-impl<'a> Output<'a> {
-    fn new(shape: &'a [i32], replaces: Option<usize>) -> Self {
-        Self {
-            shape: shape.as_ptr(),
-            rank: crate::layers::dim(shape.len()),
-            replaces: replaces.map_or(-1, crate::layers::dim),
-            _shape: std::marker::PhantomData,
-        }
-    }
-
-    fn elements(&self) -> usize {
-        // SAFETY: made from a slice that is still borrowed.
-        let shape = unsafe { std::slice::from_raw_parts(self.shape, self.rank.unsigned_abs() as usize) };
-        shape.iter().map(|length| length.unsigned_abs() as usize).product()
-    }
+fn fresh(shape: &[i32]) -> Output<'_> {
+    Output { shape, replaces: None }
 }
 
-/// What a kernel computes from slices of its inputs; an input that an output replaces is empty.
-type Compute = dyn Fn(&[&[f32]], &mut [&mut [f32]]) + Send + Sync;
+/// What a kernel computes from slices of its inputs; an input that the output replaces is empty.
+type Compute = dyn Fn(&[&[f32]], &mut [f32]) + Send + Sync;
 
 /// A kernel and the lengths of what it is called with.
 struct Kernel {
     inputs: Vec<usize>,
-    outputs: Vec<usize>,
+    output: usize,
     compute: Box<Compute>,
 }
 
 #[repr(C)]
 struct Function {
     context: *mut c_void,
-    run: extern "C" fn(*mut c_void, *const *const f32, *const *mut f32),
+    run: extern "C" fn(*mut c_void, *const *const f32, *mut f32),
     release: extern "C" fn(*mut c_void),
+}
+
+#[repr(C)]
+struct RawOutput {
+    shape: *const c_int,
+    rank: c_int,
+    replaces: c_int,
 }
 
 #[cfg(target_os = "linux")]
 unsafe extern "C" {
     fn kr_mlx_cpu_call(
-        results: *mut mlx_sys::mlx_array,
-        outputs: *const Output<'_>,
-        output_count: usize,
+        result: *mut mlx_sys::mlx_array,
+        output: RawOutput,
         inputs: *const mlx_sys::mlx_array,
         input_count: usize,
         function: Function,
@@ -190,8 +180,7 @@ unsafe extern "C" {
 #[cfg(not(target_os = "linux"))]
 unsafe fn kr_mlx_cpu_call(
     _: *mut mlx_sys::mlx_array,
-    _: *const Output<'_>,
-    _: usize,
+    _: RawOutput,
     _: *const mlx_sys::mlx_array,
     _: usize,
     function: Function,
@@ -200,37 +189,42 @@ unsafe fn kr_mlx_cpu_call(
     1
 }
 
-fn one(
-    inputs: &[&Array],
-    shape: &[i32],
-    compute: impl Fn(&[&[f32]], &mut [f32]) + Send + Sync + 'static,
-) -> Result<Array> {
-    let outputs = [Output::new(shape, None)];
-    let mut results = call(inputs, &outputs, move |inputs, outputs| {
-        if let [out] = outputs {
-            compute(inputs, out);
-        }
-    })?;
-    Ok(results.swap_remove(0))
+/// Replaces `array` by what `compute` makes of it and `input`; in place, because no handle to the old one is left behind.
+fn update(
+    array: &mut Array,
+    input: &Array,
+    compute: impl Fn(&[f32], &mut [f32]) + Send + Sync + 'static,
+) -> Result<()> {
+    let old = std::mem::replace(array, Array::from_f32(0.0));
+    let shape = old.shape().to_vec();
+    let output = Output {
+        shape: &shape,
+        replaces: Some(1),
+    };
+    *array = call(&[input, &old], output, move |inputs, out| compute(inputs[0], out))?;
+    Ok(())
 }
 
 /// Adds a call of `compute` to the graph. All inputs are float32 and contiguous.
 fn call(
     inputs: &[&Array],
-    outputs: &[Output<'_>],
-    compute: impl Fn(&[&[f32]], &mut [&mut [f32]]) + Send + Sync + 'static,
-) -> Result<Vec<Array>> {
-    let replaced = |index| {
-        outputs
-            .iter()
-            .any(|output| output.replaces == crate::layers::dim(index))
+    output: Output<'_>,
+    compute: impl Fn(&[&[f32]], &mut [f32]) + Send + Sync + 'static,
+) -> Result<Array> {
+    let length = |(index, array): (usize, &&Array)| {
+        if output.replaces == Some(index) {
+            0
+        } else {
+            array.size()
+        }
     };
-    let lengths = inputs.iter().enumerate();
     let kernel = Box::new(Kernel {
-        inputs: lengths
-            .map(|(index, array)| if replaced(index) { 0 } else { array.size() })
-            .collect(),
-        outputs: outputs.iter().map(Output::elements).collect(),
+        inputs: inputs.iter().enumerate().map(length).collect(),
+        output: output
+            .shape
+            .iter()
+            .map(|length| length.unsigned_abs() as usize)
+            .product(),
         compute: Box::new(compute),
     });
     let function = Function {
@@ -238,30 +232,26 @@ fn call(
         run,
         release,
     };
-    let handles: Vec<_> = inputs.iter().map(|array| array.as_ptr()).collect();
-    let mut results = vec![
-        mlx_sys::mlx_array {
-            ctx: std::ptr::null_mut()
-        };
-        outputs.len()
-    ];
-    // SAFETY: the pointers are valid for the counts given with them during the call; the function is taken over.
-    let status = unsafe {
-        let (results, outputs) = (results.as_mut_ptr(), (outputs.as_ptr(), outputs.len()));
-        kr_mlx_cpu_call(results, outputs.0, outputs.1, handles.as_ptr(), handles.len(), function)
+    let raw_output = RawOutput {
+        shape: output.shape.as_ptr(),
+        rank: dim(output.shape.len()),
+        replaces: output.replaces.map_or(-1, dim),
     };
+    let handles: Vec<_> = inputs.iter().map(|array| array.as_ptr()).collect();
+    let mut result = mlx_sys::mlx_array {
+        ctx: std::ptr::null_mut(),
+    };
+    // SAFETY: the pointers are valid for the counts given with them during the call; the function is taken over.
+    let status = unsafe { kr_mlx_cpu_call(&raw mut result, raw_output, handles.as_ptr(), handles.len(), function) };
     if status != 0 {
-        return Err("a kernel's inputs or outputs have the wrong type or shape".into());
+        return Err("a kernel's inputs or output have the wrong type or shape".into());
     }
-    // SAFETY: on success every result is a handle that nobody else owns.
-    Ok(results
-        .into_iter()
-        .map(|array| unsafe { Array::from_ptr(array) })
-        .collect())
+    // SAFETY: on success the result is a handle that nobody else owns.
+    Ok(unsafe { Array::from_ptr(result) })
 }
 
 /// Called by MLX, on its thread of the stream. A panic of a kernel ends the process.
-extern "C" fn run(context: *mut c_void, inputs: *const *const f32, outputs: *const *mut f32) {
+extern "C" fn run(context: *mut c_void, inputs: *const *const f32, output: *mut f32) {
     // SAFETY: `call` made the context, and MLX releases it after the last run.
     let kernel = unsafe { &*context.cast::<Kernel>() };
     let slice = |(index, length): (usize, &usize)| match length {
@@ -270,12 +260,9 @@ extern "C" fn run(context: *mut c_void, inputs: *const *const f32, outputs: *con
         _ => unsafe { std::slice::from_raw_parts(*inputs.add(index), *length) },
     };
     let inputs: Vec<&[f32]> = kernel.inputs.iter().enumerate().map(slice).collect();
-    let slice = |(index, length): (usize, &usize)| {
-        // SAFETY: as above, and outputs belong to this operation alone: an input that shares one's memory is not handed out.
-        unsafe { std::slice::from_raw_parts_mut(*outputs.add(index), *length) }
-    };
-    let mut outputs: Vec<&mut [f32]> = kernel.outputs.iter().enumerate().map(slice).collect();
-    (kernel.compute)(&inputs, &mut outputs);
+    // SAFETY: as above, and the output belongs to this operation alone: an input that shares its memory is not handed out.
+    let output = unsafe { std::slice::from_raw_parts_mut(output, kernel.output) };
+    (kernel.compute)(&inputs, output);
 }
 
 extern "C" fn release(context: *mut c_void) {

@@ -32,10 +32,6 @@ impl RotaryTable {
         self.half * 2
     }
 
-    pub(crate) fn positions(&self) -> usize {
-        self.cosines.len() / self.half
-    }
-
     /// Turns the pairs `(x[i], x[i + half])`.
     pub(crate) fn rotate(&self, position: usize, x: &[f32], out: &mut [f32]) {
         let angles = position * self.half..(position + 1) * self.half;

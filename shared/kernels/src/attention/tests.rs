@@ -92,21 +92,22 @@ impl Bench {
             }
         }
         let mut out = vec![f32::NAN; q.len()];
+        let cache = CacheShape {
+            kv_heads,
+            capacity: CAPACITY,
+            head_dim,
+        };
+        write_keys(cache, &self.rotary, &spans, &k, &mut self.keys);
+        write_values(cache, &spans, &v, &mut self.values);
         let attention = Attention {
             heads,
-            kv_heads,
-            head_dim,
             rotary: &self.rotary,
             q: &q,
-            k: &k,
-            v: &v,
+            cache,
+            keys: &self.keys,
+            values: &self.values,
         };
-        let cache = Cache {
-            keys: &mut self.keys,
-            values: &mut self.values,
-            capacity: CAPACITY,
-        };
-        attention.run(&self.machine, &spans, cache, &mut out);
+        attention.run(&self.machine, &spans, &mut out);
         out.chunks(heads * head_dim).map(<[f32]>::to_vec).collect()
     }
 }
