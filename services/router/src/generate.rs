@@ -42,9 +42,12 @@ impl Inference {
         valid.sequence.traceparent.clone_from(&traceparent);
         let text = AnswerText::new(&valid).map_err(|error| failed(&mut record, &error))?;
 
-        let submitted = self.dispatcher.submit(valid.sequence).await;
-        let mut sequence = submitted.map_err(|error| failed(&mut record, &error.into()))?;
         record.queued();
+        let submitted = self.dispatcher.submit(valid.sequence).await;
+        let mut sequence = submitted.map_err(|error| {
+            record.not_queued();
+            failed(&mut record, &error.into())
+        })?;
         let accepted = wait_for_worker(&mut sequence, &mut record).await;
         accepted.map_err(|error| failed(&mut record, &error.into()))?;
 

@@ -163,9 +163,15 @@ impl Record {
         inject_traceparent(&self.span).or_else(|| self.call.traceparent.clone())
     }
 
-    /// Notes that the request is in the queue: from here on its end is counted.
+    /// Notes that the request is on its way into the queue: from here on its end is counted, also if its client leaves
+    /// before the queue has answered.
     pub(crate) fn queued(&mut self) {
         self.queued = true;
+    }
+
+    /// Notes that the queue did not take it, which is counted there.
+    pub(crate) fn not_queued(&mut self) {
+        self.queued = false;
     }
 
     /// Notes which worker runs it.
