@@ -63,7 +63,7 @@ pub(crate) trait Lanes: Copy {
     fn exp(self) -> Self {
         let x = Self::splat(-87.3).max(Self::splat(88.3).min(self));
         let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
-        let r = n.mul_add(Self::splat(-0.693_359_375), x);
+        let r = n.mul_add(Self::splat(-0.693_359_4), x);
         let r = n.mul_add(Self::splat(2.121_944_4e-4), r);
         let mut polynomial = Self::splat(1.987_569_1e-4);
         for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {

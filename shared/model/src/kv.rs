@@ -2,8 +2,8 @@
 //!
 //! An arena holds the slots of one bucket: for every layer `[rows, kv_heads, capacity, head_dim]` of keys and the same of values.
 //! A slot's KV index is its absolute position. Arenas grow by doubling and give rows back when another one needs the memory, so that
-//! all arenas together stay within the budget. A row is cleared when a new owner takes it: what a former one left there,
-//! NaN included, reaches no sum.
+//! all arenas together stay within the budget. What a former owner left in a row, NaN included, reaches no sum of
+//! a new one: see [`Stale`].
 
 mod blocks;
 
@@ -19,6 +19,15 @@ use crate::step::ArenaShape;
 use blocks::BlockStore;
 
 type Result<T> = std::result::Result<T, ModelError>;
+
+/// How a former owner's KV is kept out of sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stale {
+    /// Attention reads what the owner wrote and nothing else.
+    Unread,
+    /// Attention reads whole rows, weighing what the owner did not write with zero: rows are cleared when they are taken.
+    Cleared,
+}
 
 /// What one token's KV is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +99,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 pub(crate) struct KvArenas {
     shape: KvShape,
+    stale: Stale,
     /// By bucket.
     arenas: Vec<Arena>,
     /// By layer, then by bucket: what a layer of the model is handed.
@@ -101,7 +111,7 @@ pub(crate) struct KvArenas {
 }
 
 impl KvArenas {
-    pub(crate) fn new(shape: KvShape, limits: &ModelLimits) -> MlxResult<Self> {
+    pub(crate) fn new(shape: KvShape, limits: &ModelLimits, stale: Stale) -> MlxResult<Self> {
         let arenas: Vec<_> = limits
             .bucket_tokens
             .iter()
@@ -120,6 +130,7 @@ impl KvArenas {
         };
         Ok(Self {
             shape,
+            stale,
             arenas,
             layers: vec![empty; shape.layers],
             places: vec![None; limits.max_sequences as usize],
@@ -235,7 +246,10 @@ impl KvArenas {
             Some(row) => row,
             None => match free(Row::Stale) {
                 Some(row) => {
-                    self.clear_row(bucket, row).map_err(backend)?;
+                    if self.stale == Stale::Cleared {
+                        self.clear_row(bucket, row).map_err(backend)?;
+                    }
+
                     row
                 }
                 None => self.grow(bucket)?,

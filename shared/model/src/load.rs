@@ -10,7 +10,7 @@ use crate::digest;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Backend, Numerics, fingerprint};
 use crate::kernels::{self, OwnKernels};
-use crate::kv::{KvArenas, KvShape};
+use crate::kv::{KvArenas, KvShape, Stale};
 use crate::layers::LayerLoader;
 use crate::limits::limits;
 use crate::loaded::{LoadedModel, Parts};
@@ -138,7 +138,8 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         model_digest,
         tokenizer_digest,
     };
-    let kv = KvArenas::new(shape, &limits)?;
+    let stale = if own.is_some() { Stale::Unread } else { Stale::Cleared };
+    let kv = KvArenas::new(shape, &limits, stale)?;
     Ok(LoadedModel::new(Parts {
         decoder,
         kv,

@@ -377,3 +377,66 @@ fn options_out_of_range_are_named() {
     assert_eq!("float32".parse(), Ok(ComputeDtype::Float32));
     assert!("float8".parse::<ComputeDtype>().is_err());
 }
+
+/// The bits of the logits of every token of sequences that are run in the given chunks, (slot, length) each.
+#[cfg(target_os = "linux")]
+fn bits(threads: u32, steps: &[Vec<(u32, usize)>]) -> Vec<Vec<Vec<u32>>> {
+    let options = LoadOptions {
+        threads: Some(threads),
+        max_sequences: 64,
+        ..LoadOptions::default()
+    };
+    let mut rig = Rig::new(&fixture("llama-untied"), &options);
+    let sequences = steps.iter().flatten().map(|(slot, _)| *slot).max().unwrap() + 1;
+    let ids: Vec<Vec<TokenId>> = (0..sequences)
+        .map(|slot| (0..40).map(|index| (index * 7 + slot * 13) % 51).collect())
+        .collect();
+    for slot in 0..sequences {
+        rig.acquire(slot, u8::from(slot % 5 == 3));
+    }
+    let mut found = vec![Vec::new(); sequences as usize];
+    for step in steps {
+        let runs: Vec<_> = step
+            .iter()
+            .map(|(slot, len)| {
+                let start = found[*slot as usize].len();
+                run(*slot, start, &ids[*slot as usize][start..start + len])
+            })
+            .collect();
+        for ((slot, _), logits) in step.iter().zip(rig.logits(&runs)) {
+            found[*slot as usize].extend(
+                logits
+                    .into_iter()
+                    .map(|row| row.into_iter().map(f32::to_bits).collect()),
+            );
+        }
+    }
+    found
+}
+
+/// What the numerics class `invariant` promises.
+#[test]
+#[cfg(target_os = "linux")]
+fn batch_chunks_and_threads_change_no_bit_of_a_sequence() {
+    let fingerprint = Rig::with_kernels("llama-untied", Kernels::Auto)
+        .model
+        .info()
+        .fingerprint
+        .clone();
+    assert_eq!(fingerprint.class, kr_contract::Exactness::Invariant, "{fingerprint}");
+    let alone: Vec<_> = (0..32)
+        .map(|slot| bits(1, &[vec![(slot, 24)]]).remove(slot as usize))
+        .collect();
+    for (count, threads) in [(1, 2), (12, 1), (16, 2), (31, 1), (32, 2)] {
+        let chunk = |length: usize| (0..count).map(|slot| (slot, length)).collect::<Vec<_>>();
+        let uneven: Vec<_> = (0..count).map(|slot| (slot, 1 + slot as usize % 7)).collect();
+        let mut steps = vec![chunk(10), chunk(1), uneven, chunk(1), chunk(1)];
+        steps[3].reverse();
+        for (sequence, alone) in bits(threads, &steps).into_iter().zip(&alone) {
+            assert!(
+                sequence == alone[..sequence.len()],
+                "{count} sequences, {threads} threads"
+            );
+        }
+    }
+}
