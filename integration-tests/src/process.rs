@@ -152,13 +152,47 @@ pub async fn run(command: &mut Command) -> Ran {
 /// # Panics
 /// When there is no such process.
 pub(crate) fn signal_process(id: u32, signal: &str) {
-    let status = std::process::Command::new("kill")
-        .args(["-s", signal, &id.to_string()])
-        .status();
+    // The shell's own `kill`: the program of that name is not on every machine.
+    let command = format!("kill -s {signal} {id}");
+    let status = std::process::Command::new("sh").args(["-c", &command]).status();
     assert!(
-        status.expect("kill can be run").success(),
+        status.expect("sh can be run").success(),
         "no process {id} to send {signal}"
     );
+}
+
+/// Returns the ids of a process's children.
+#[cfg(target_os = "linux")]
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").expect("/proc is mounted");
+    let child = |entry: std::fs::DirEntry| {
+        let id = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The name before it, in parentheses, may hold spaces; then come the state and the parent.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ').skip(1);
+        (fields.next()?.parse() == Ok(parent)).then_some(id)
+    };
+    let mut found: Vec<u32> = processes.filter_map(|entry| child(entry.ok()?)).collect();
+    found.sort_unstable();
+    found
+}
+
+/// Returns the ids of a process's children.
+///
+/// # Panics
+/// When `ps` cannot be run.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let output = std::process::Command::new("ps")
+        .args(["-A", "-o", "pid=,ppid="])
+        .output();
+    let output = output.expect("ps can be run").stdout;
+    let child = |line: &str| {
+        let (id, of) = line.trim().split_once(char::is_whitespace)?;
+        (of.trim().parse() == Ok(parent)).then(|| id.parse().ok())?
+    };
+    String::from_utf8_lossy(&output).lines().filter_map(child).collect()
 }
 
 fn collect(stream: Option<impl AsyncRead + Unpin + Send + 'static>, output: &Arc<Mutex<String>>) {

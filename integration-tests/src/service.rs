@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::transport::Channel;
 
-use crate::process::{Program, program, signal_process};
+use crate::process::{Program, children, program, signal_process};
 use crate::{eventually, free_port, real_model};
 
 /// Services that compute use every core and 0.6 GB for each worker: so many of them run at once in one test process.
@@ -230,18 +230,10 @@ impl Service {
     /// Returns the process ids of the router's workers.
     ///
     /// # Panics
-    /// When `ps` cannot be run.
+    /// When the router has ended.
     #[must_use]
     pub fn worker_ids(&self) -> Vec<u32> {
-        let router = self.router.id().expect("the router runs").to_string();
-        let output = std::process::Command::new("ps")
-            .args(["-o", "pid=", "--ppid", &router])
-            .output();
-        let output = output.expect("ps can be run").stdout;
-        String::from_utf8_lossy(&output)
-            .split_whitespace()
-            .filter_map(|id| id.parse().ok())
-            .collect()
+        children(self.router.id().expect("the router runs"))
     }
 
     /// Sends a signal to a worker.
@@ -274,5 +266,21 @@ impl Service {
         self.router.signal("TERM");
         let status = self.router.wait().await;
         (status, self.router.output())
+    }
+}
+
+/// Lines of the log that a failed test shows.
+const SHOWN_LINES: usize = 40;
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let output = self.router.output();
+            let lines: Vec<_> = output.lines().collect();
+            eprintln!("the end of the service's log:");
+            for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
+                eprintln!("{line}");
+            }
+        }
     }
 }

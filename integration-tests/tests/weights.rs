@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use kr_integration_tests::{Service, eventually, generate, greedy, prompt};
 
-/// What a worker may hold beside the weights: libraries, OpenBLAS's buffers, KV slots, tokenizer-sized odds and ends.
-const OVERHEAD_BYTES: f64 = 250e6;
+/// What a worker may hold beside the weights: libraries, buffers of the linear algebra, KV of a few short sequences.
+const OVERHEAD_BYTES: f64 = 100e6;
 
 /// Sum of a line of smaps_rollup over processes, in bytes.
 fn total(processes: &[u32], line: &str) -> f64 {
@@ -49,9 +49,9 @@ async fn two_workers_hold_the_weights_once() {
         rss > 2.0 * mapped,
         "both have them in memory: {rss} resident, {mapped} mapped"
     );
-    let bound = 1.3 * mapped + 2.0 * OVERHEAD_BYTES;
+    let bound = mapped + 2.0 * OVERHEAD_BYTES;
     assert!(
-        pss < bound && pss < rss - 0.8 * mapped,
-        "{pss} proportional, {mapped} mapped, {rss} resident"
+        pss < bound,
+        "together they hold {pss}, of which the weights are {mapped}"
     );
 }
