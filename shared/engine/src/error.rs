@@ -33,6 +33,15 @@ pub enum Error {
         /// What differs.
         detail: String,
     },
+    /// Sequences are live, no step is open and none can be planned; they ended with an error. A bug in the scheduler, or in a
+    /// model whose limits admit nothing.
+    #[error("no step can be planned for {running} running and {waiting} waiting sequences")]
+    Stalled {
+        /// Sequences that have a slot.
+        running: u32,
+        /// Sequences that have none.
+        waiting: u32,
+    },
     /// The engine thread panicked: a bug.
     #[error("the engine thread panicked: {0}")]
     Panicked(String),

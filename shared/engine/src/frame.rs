@@ -98,6 +98,8 @@ pub struct Load {
     pub waiting: u32,
     /// Running sequences whose prompt is not computed yet.
     pub prefilling: u32,
+    /// Prompt and emitted tokens still to compute, those of open steps and of sequences without a slot included.
+    pub pending_prefill_tokens: u64,
     /// Bytes of KV reserved: for each slot what its sequence may grow to.
     pub kv_used_bytes: u64,
     /// Bytes of KV there are.

@@ -223,6 +223,7 @@ impl Scheduler {
             running: crate::count(self.running.len()),
             waiting: crate::count(self.waiting.len()),
             prefilling: crate::count(prefilling.count()),
+            pending_prefill_tokens: self.unplanned_prefill_tokens() + self.open_prefill_tokens(),
             kv_used_bytes: self.budget.reserved_bytes(),
             kv_budget_bytes: self.limits.kv_budget_bytes,
         }
@@ -235,7 +236,7 @@ impl Scheduler {
         if let Some(step) = self.open.front() {
             return Some(step.shape);
         }
-        let prompts: u32 = self.live().fold(0, |sum, s| sum.saturating_add(s.prefill_left()));
+        let prompts = u32::try_from(self.unplanned_prefill_tokens()).unwrap_or(u32::MAX);
         let decodes = crate::count(self.running.iter().filter(|s| !s.is_prefilling()).count());
         let prefill_tokens = prompts.min(self.max_step_tokens.saturating_sub(decodes));
         let shape = StepShape {
@@ -243,6 +244,14 @@ impl Scheduler {
             prefill_tokens,
         };
         (shape != StepShape::default()).then_some(shape)
+    }
+
+    fn unplanned_prefill_tokens(&self) -> u64 {
+        self.live().map(|sequence| u64::from(sequence.prefill_left())).sum()
+    }
+
+    fn open_prefill_tokens(&self) -> u64 {
+        self.open.iter().map(|step| u64::from(step.shape.prefill_tokens)).sum()
     }
 
     fn live(&self) -> impl Iterator<Item = &Sequence> {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kr_contract::FinishReason;
+
 use super::{Engine, Submitted, report};
 use crate::Error;
 use crate::frame::StepFrame;
@@ -14,10 +16,16 @@ impl<M: Model> Engine<M> {
         let now = Instant::now();
         let Some(mut plan) = self.scheduler.plan(now) else {
             self.free_slots();
-            return Ok(false);
+            // Nothing that the loop waits for could change this, so it would spin for ever.
+            return if self.is_stalled() {
+                Err(self.stall())
+            } else {
+                Ok(false)
+            };
         };
         self.prepare_slots(&mut plan, now)?;
         if plan.entries.is_empty() {
+            self.free_slots();
             return Ok(false);
         }
         let step = plan.step;
@@ -116,6 +124,26 @@ impl<M: Model> Engine<M> {
         let ended = self.scheduler.fail_step(step, message, Instant::now());
         self.notices.sequences.extend(ended);
         self.deliver_notices();
+    }
+
+    /// Returns whether there is work although no open step is left that could let it run.
+    fn is_stalled(&self) -> bool {
+        self.submitted.is_empty() && !self.scheduler.is_idle()
+    }
+
+    fn stall(&mut self) -> Error {
+        let load = self.scheduler.load();
+        let error = Error::Stalled {
+            running: load.running,
+            waiting: load.waiting,
+        };
+        let message = error.to_string();
+        let ended = self
+            .scheduler
+            .end_all(FinishReason::Error, Some(&message), Instant::now());
+        self.notices.sequences.extend(ended);
+        self.deliver_notices();
+        error
     }
 
     fn deliver(&mut self, applied: Applied, duration: Duration) {

@@ -460,6 +460,34 @@ fn a_session_that_leaves_takes_its_slots_along() {
 }
 
 #[test]
+fn work_that_no_step_can_hold_ends_with_an_error_and_does_not_spin() {
+    let mut model = FakeModelConfig::default();
+    model.limits.max_sequences = 0;
+    let engine = spawn(model);
+    let (session, frames) = attach(&engine, 10);
+    session.admit(request(1, 5)).unwrap();
+    let story = Story::until(&frames, |story| story.finishes.len() == 1);
+    assert_eq!(story.reason(1), Some(FinishReason::Error));
+    assert!(closes(&frames));
+    let error = engine.join().unwrap_err();
+    assert!(matches!(error, Error::Stalled { running: 0, waiting: 1 }), "{error:?}");
+}
+
+#[test]
+fn a_slot_that_cannot_grow_is_free_before_the_engine_sleeps() {
+    let mut model = FakeModelConfig::default();
+    model.faults.no_memory_for_bucket = Some(BucketId(1));
+    let mut engine = Engine::new(EngineConfig::default(), FakeModel::new(model));
+    engine.admit(request(1, 400));
+    while engine.submit_next().unwrap() {
+        let step = engine.submitted.pop_front().unwrap();
+        engine.complete(step).unwrap();
+    }
+    assert!(engine.is_idle());
+    assert_eq!(engine.model.held_slots(), 0);
+}
+
+#[test]
 fn a_pipelined_step_lasts_from_the_end_of_the_one_before() {
     let mut model = slow();
     model.step_time.base = Duration::from_millis(15);

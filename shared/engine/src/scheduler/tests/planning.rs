@@ -153,6 +153,25 @@ fn the_next_shape_is_the_open_steps_or_a_bound_on_what_can_be_planned() {
     assert_eq!(rig.scheduler.next_shape(), shape(1, 0));
 }
 
+#[test]
+fn pending_prefill_counts_down_as_prompts_are_computed() {
+    for depth in [0, 1] {
+        let mut rig = rig_of_depth(depth);
+        let pending = |rig: &Rig| rig.scheduler.load().pending_prefill_tokens;
+        rig.admit(request(1, 40, 5)).unwrap();
+        rig.admit(request(2, 3, 5)).unwrap();
+        assert_eq!(pending(&rig), 43);
+        rig.submit();
+        assert_eq!(pending(&rig), 43, "an open step's tokens are not computed yet");
+        rig.finish_step();
+        assert_eq!(pending(&rig), 27);
+        rig.cancel(1);
+        assert_eq!(pending(&rig), 3);
+        rig.turn();
+        assert_eq!(pending(&rig), 0);
+    }
+}
+
 fn greedy() -> SamplingParams {
     SamplingParams {
         temperature: 0.0,

@@ -329,7 +329,8 @@ impl Watched {
             "every sampled token is delivered or wasted"
         );
         assert_eq!(self.rig.model.held_slots(), 0);
-        assert_eq!(self.rig.scheduler.load().kv_used_bytes, 0);
+        let load = self.rig.scheduler.load();
+        assert_eq!((load.kv_used_bytes, load.pending_prefill_tokens), (0, 0));
     }
 }
 
