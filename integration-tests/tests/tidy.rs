@@ -263,6 +263,16 @@ fn paths_in_the_texts_exist() {
 }
 
 #[test]
+fn the_code_map_has_every_crate() {
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
+    let manifests = files(&["toml"]).into_iter().filter(|path| path.ends_with("Cargo.toml"));
+    let folders = manifests.map(|path| shown(path.parent().unwrap()));
+    let ours = folders.filter(|folder| !folder.is_empty() && !folder.starts_with("patches/"));
+    let missing: Vec<_> = ours.filter(|folder| !text.contains(&format!("`{folder}/`"))).collect();
+    assert!(missing.is_empty(), "the code map of ARCHITECTURE.md lacks {missing:?}");
+}
+
+#[test]
 fn the_way_of_a_request_names_files_of_the_router() {
     let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).unwrap();
     let (_, section) = text.split_once("## The way of one request").unwrap();
