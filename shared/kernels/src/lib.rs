@@ -8,6 +8,7 @@
 
 mod activation;
 mod attention;
+mod exponential;
 mod instructions;
 mod lanes;
 mod linear;
@@ -16,6 +17,7 @@ mod pool;
 
 pub use activation::swiglu;
 pub use attention::{Attention, CacheShape, RotaryTable, Span, write_keys, write_values};
+pub use exponential::exponentials;
 pub use instructions::Instructions;
 pub use linear::{Linear, linear};
 pub use norm::rms_norm;

@@ -1,4 +1,5 @@
-//! Decode speed of a model alone, without engine and gRPC: `step_bench DIR [batch …]` prints one line of JSON for each batch size.
+//! Decode speed of a model alone, without engine and gRPC: `step_bench DIR [mlx] [random] [batch …]` prints one line of JSON for each
+//! batch size. `mlx` leaves our own kernels out; `random` samples with temperature and top-p in place of the most likely token.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +14,21 @@ const STEPS: u32 = 40;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().ok_or("usage: step_bench DIR [mlx] [batch …]")?);
+    let dir = PathBuf::from(
+        arguments
+            .next()
+            .ok_or("usage: step_bench DIR [mlx] [random] [batch …]")?,
+    );
     let mut kernels = Kernels::Auto;
+    let mut params = SamplingParams {
+        temperature: 0.0,
+        ..SamplingParams::default()
+    };
     let mut batches = Vec::new();
     for argument in arguments {
         match argument.as_str() {
             "mlx" => kernels = Kernels::MlxOnly,
+            "random" => (params.temperature, params.top_p) = (0.8, 0.95),
             batch => batches.push(batch.parse()?),
         }
     }
@@ -34,14 +44,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let started = Instant::now();
     let mut model = load(&dir, &options)?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
+    let params = Arc::new(params);
     for batch in batches {
-        report(&mut model, batch, load_ms)?;
+        report(&mut model, batch, &params, load_ms)?;
     }
     Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the result of a command line program")]
-fn report(model: &mut LoadedModel, batch: u32, load_ms: f64) -> Result<(), Box<dyn std::error::Error>> {
+fn report(
+    model: &mut LoadedModel,
+    batch: u32,
+    params: &Arc<SamplingParams>,
+    load_ms: f64,
+) -> Result<(), Box<dyn std::error::Error>> {
     let bucket = model
         .limits()
         .bucket_for(PROMPT_TOKENS + STEPS)
@@ -54,7 +70,7 @@ fn report(model: &mut LoadedModel, batch: u32, load_ms: f64) -> Result<(), Box<d
     let mut entries = Vec::new();
     for slot in 0..batch {
         model.acquire(SlotId(slot), bucket)?;
-        entries.push(entry(slot, 0, prompt(slot)));
+        entries.push(entry(slot, 0, prompt(slot), params));
     }
     let mut step = 0;
     let (mut tokens, prefill) = run(model, &mut step, entries)?;
@@ -62,7 +78,7 @@ fn report(model: &mut LoadedModel, batch: u32, load_ms: f64) -> Result<(), Box<d
     for position in PROMPT_TOKENS..PROMPT_TOKENS + STEPS {
         let entries = (0..batch)
             .zip(&tokens)
-            .map(|(slot, token)| entry(slot, position, vec![*token]))
+            .map(|(slot, token)| entry(slot, position, vec![*token], params))
             .collect();
         let (next, elapsed) = run(model, &mut step, entries)?;
         tokens = next;
@@ -89,17 +105,14 @@ fn report(model: &mut LoadedModel, batch: u32, load_ms: f64) -> Result<(), Box<d
     Ok(())
 }
 
-fn entry(slot: u32, start: u32, ids: Vec<TokenId>) -> PlanEntry {
+fn entry(slot: u32, start: u32, ids: Vec<TokenId>, params: &Arc<SamplingParams>) -> PlanEntry {
     PlanEntry {
         sequence: SequenceId(u64::from(slot)),
         slot: SlotId(slot),
         start,
         input: Input::Tokens(ids),
         sample: Some(Sample {
-            params: Arc::new(SamplingParams {
-                temperature: 0.0,
-                ..SamplingParams::default()
-            }),
+            params: Arc::clone(params),
             position: 0,
             forbidden: Arc::from([]),
         }),

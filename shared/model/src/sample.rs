@@ -1,7 +1,7 @@
 //! Choosing tokens from logits.
 //!
 //! In this order: forbidden ids and the logit bias; temperature; `top_k`; `top_p` over what is left of the distribution; `min_p`. A filter
-//! keeps everything at least as likely as the last token it must keep, so tokens of equal logits stay or go together. What is left is
+//! keeps everything at least as likely as the last token it must keep, so equally likely tokens stay or go together. What is left is
 //! sampled by inverting its cumulative distribution in the order of ids, at the one uniform number of
 //! ([`token_uniform`](kr_contract::token_uniform)) seed, choice and position. Nothing depends on the other rows of a step.
 //!

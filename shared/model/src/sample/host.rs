@@ -2,15 +2,31 @@
 
 use kr_contract::TokenId;
 use kr_engine::model::{Logprobs, Sample, SampleError};
+use kr_kernels::{Instructions, exponentials};
 
 use super::uniform;
 
+/// Weights that are summed before they are added to the rest.
+const BLOCK: usize = 512;
+
 /// Memory that is used again for every row.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Scratch {
+    instructions: Instructions,
     adjusted: Vec<f32>,
     weights: Vec<f32>,
     order: Vec<f32>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            instructions: Instructions::detect(),
+            adjusted: Vec::new(),
+            weights: Vec::new(),
+            order: Vec::new(),
+        }
+    }
 }
 
 /// Chooses a token from one row of logits.
@@ -18,12 +34,7 @@ pub(crate) fn choose(logits: &[f32], sample: &Sample, scratch: &mut Scratch) -> 
     if !all_finite(logits) {
         return Err(SampleError::NotFinite);
     }
-    let Scratch {
-        adjusted,
-        weights,
-        order,
-    } = scratch;
-    let logits = adjust(logits, sample, adjusted);
+    let logits = adjust(logits, sample, &mut scratch.adjusted);
     let max = maximum(logits);
     if max == f32::NEG_INFINITY {
         return Err(SampleError::NotFinite);
@@ -31,13 +42,10 @@ pub(crate) fn choose(logits: &[f32], sample: &Sample, scratch: &mut Scratch) -> 
     if sample.params.is_greedy() {
         return Ok(first_at_least(logits, max));
     }
-    let threshold = threshold(logits, sample, max, order);
-    let temperature = sample.params.temperature;
-    weights.clear();
-    weights.extend(logits.iter().map(|logit| match *logit >= threshold {
-        true => ((logit - max) / temperature).exp(),
-        false => 0.0,
-    }));
+    let weights = &mut scratch.weights;
+    weights.resize(logits.len(), 0.0);
+    exponentials(scratch.instructions, logits, (max, sample.params.temperature), weights);
+    filter(logits, sample, weights, &mut scratch.order);
     Ok(invert(weights, uniform(sample)).unwrap_or_else(|| first_at_least(logits, max)))
 }
 
@@ -112,79 +120,81 @@ fn adjust<'a>(logits: &'a [f32], sample: &Sample, copy: &'a mut Vec<f32>) -> &'a
     copy
 }
 
-/// The least logit that every filter keeps; negative infinity where nothing is filtered.
-fn threshold(logits: &[f32], sample: &Sample, max: f32, order: &mut Vec<f32>) -> f32 {
+/// Sets the weights of tokens that a filter takes out to zero. `weights`: 1 for the most likely token.
+fn filter(logits: &[f32], sample: &Sample, weights: &mut [f32], order: &mut Vec<f32>) {
     let params = &sample.params;
-    let mut threshold = f32::NEG_INFINITY;
     let top_k = params.top_k as usize;
     if top_k > 0 && top_k < logits.len() {
         order.clear();
         order.extend_from_slice(logits);
         let (_, kth, _) = order.select_nth_unstable_by(top_k - 1, |a, b| b.total_cmp(a));
-        threshold = *kth;
-    }
-    if params.top_p < 1.0 {
-        let nucleus = Nucleus {
-            max,
-            temperature: params.temperature,
-            top_p: params.top_p,
-        };
-        threshold = nucleus.threshold(logits, threshold, order);
-    }
-    if params.min_p > 0.0 {
-        threshold = threshold.max(max + params.temperature * params.min_p.ln());
-    }
-    // Rounding must never filter out the most likely token.
-    threshold.min(max)
-}
-
-struct Nucleus {
-    max: f32,
-    temperature: f32,
-    top_p: f32,
-}
-
-impl Nucleus {
-    fn weight(&self, logit: f32) -> f64 {
-        f64::from(((logit - self.max) / self.temperature).exp())
-    }
-
-    /// The logit of the last token of the smallest set, among those of at least `floor`, that holds `top_p` of their weight. Sorts
-    /// the most likely ones only, more of them as long as they do not suffice.
-    fn threshold(&self, logits: &[f32], floor: f32, order: &mut Vec<f32>) -> f32 {
-        order.clear();
-        order.extend(logits.iter().filter(|logit| **logit >= floor));
-        let total: f64 = order.iter().map(|logit| self.weight(*logit)).sum();
-        let wanted = f64::from(self.top_p) * total;
-        let (mut sum, mut sorted, mut count) = (0.0, 0, 256);
-        while sorted < order.len() {
-            let end = order.len().min(sorted + count);
-            let rest = &mut order[sorted..];
-            if end - sorted < rest.len() {
-                rest.select_nth_unstable_by(end - sorted, |a, b| b.total_cmp(a));
-            }
-            rest[..end - sorted].sort_unstable_by(|a, b| b.total_cmp(a));
-            for logit in &order[sorted..end] {
-                sum += self.weight(*logit);
-                if sum >= wanted {
-                    return *logit;
-                }
-            }
-            sorted = end;
-            count *= 8;
+        let kth = *kth;
+        for (weight, logit) in weights.iter_mut().zip(logits) {
+            *weight = if *logit < kth { 0.0 } else { *weight };
         }
-        floor
     }
+    let nucleus = match params.top_p < 1.0 {
+        true => nucleus(weights, params.top_p, order),
+        false => 0.0,
+    };
+    // Rounding must never filter out the most likely token.
+    let least = nucleus.max(params.min_p).min(1.0);
+    for weight in weights {
+        *weight = if *weight < least { 0.0 } else { *weight };
+    }
+}
+
+/// The weight of the last token of the smallest set of most likely ones that holds `top_p` of the whole. Sorts the most likely ones
+/// only, more of them as long as they do not suffice.
+fn nucleus(weights: &[f32], top_p: f32, order: &mut Vec<f32>) -> f32 {
+    order.clear();
+    order.extend(weights.iter().filter(|weight| **weight > 0.0));
+    let wanted = f64::from(top_p) * weights.chunks(BLOCK).map(sum).sum::<f64>();
+    let (mut held, mut sorted, mut count) = (0.0, 0, 256);
+    while sorted < order.len() {
+        let end = order.len().min(sorted + count);
+        let rest = &mut order[sorted..];
+        if end - sorted < rest.len() {
+            rest.select_nth_unstable_by(end - sorted, |a, b| b.total_cmp(a));
+        }
+        rest[..end - sorted].sort_unstable_by(|a, b| b.total_cmp(a));
+        for weight in &order[sorted..end] {
+            held += f64::from(*weight);
+            if held >= wanted {
+                return *weight;
+            }
+        }
+        sorted = end;
+        count *= 8;
+    }
+    0.0
+}
+
+/// In eight lanes, so that it vectorises.
+fn sum(weights: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; 8];
+    let (chunks, rest) = weights.as_chunks::<8>();
+    for chunk in chunks {
+        for (lane, weight) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(*weight);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|weight| f64::from(*weight)).sum::<f64>()
 }
 
 /// The first id at which the cumulative weight exceeds `uniform` times the whole; `None` where rounding leaves none.
 fn invert(weights: &[f32], uniform: f32) -> Option<TokenId> {
-    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    let target = f64::from(uniform) * total;
-    let mut sum = 0.0;
-    let index = weights.iter().position(|weight| {
-        sum += f64::from(*weight);
-        sum > target
+    let blocks: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();
+    let target = f64::from(uniform) * blocks.iter().sum::<f64>();
+    let (mut before, mut first) = (0.0, 0);
+    while first + 1 < blocks.len() && before + blocks[first] <= target {
+        before += blocks[first];
+        first += 1;
+    }
+    let start = first * BLOCK;
+    let index = weights[start..].iter().position(|weight| {
+        before += f64::from(*weight);
+        *weight > 0.0 && before > target
     })?;
-    TokenId::try_from(index).ok()
+    TokenId::try_from(start + index).ok()
 }
