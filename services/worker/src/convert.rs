@@ -170,13 +170,13 @@ fn finish(finish: Finish) -> proto::SequenceFinish {
     }
 }
 
-/// Returns the engine's load, with the prompt tokens that it still has to compute.
-pub(crate) fn load(load: Load, pending_prefill_tokens: u64) -> proto::Load {
+/// Returns the engine's load and what it has not read yet: `unread_tokens` of prompts.
+pub(crate) fn load(load: Load, unread_tokens: u64) -> proto::Load {
     proto::Load {
         running: load.running,
         waiting: load.waiting,
         kv_used_bytes: load.kv_used_bytes,
-        pending_prefill_tokens,
+        pending_prefill_tokens: load.pending_prefill_tokens + unread_tokens,
     }
 }
 

@@ -118,7 +118,9 @@ impl Worker {
             match now {
                 Readiness::Loading => {}
                 Readiness::Ready(profile) => {
-                    announced.get_or_insert(self.announce(&profile, config, address).await?);
+                    if announced.is_none() {
+                        announced = Some(self.announce(&profile, config, address).await?);
+                    }
                 }
                 Readiness::Draining => server::set_serving(&self.health, false).await,
                 Readiness::Drained => return Ok(()),

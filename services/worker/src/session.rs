@@ -38,7 +38,8 @@ use outgoing::Outgoing;
 use sequences::Sequences;
 pub(crate) use service::{Config, Sessions};
 
-/// Responses that may wait for the transport before the session stops reading requests.
+/// Responses that may wait for the transport, and commands that may wait for the engine, before the session stops reading
+/// requests.
 const MAX_PENDING: usize = 256;
 /// How long until a command that found the engine's queue full is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -124,7 +125,8 @@ impl Session {
 
     async fn next_event(&mut self) -> Event {
         let state = &mut self.state;
-        let (can_read, can_convert) = (state.pending.len() < MAX_PENDING, state.pending.is_empty());
+        let can_read = state.pending.len() < MAX_PENDING && state.unsent.len() < MAX_PENDING;
+        let can_convert = state.pending.is_empty();
         tokio::select! {
             request = self.requests.message(), if can_read => Event::Request(request),
             frame = self.frames.recv(), if can_convert => Event::Frame(frame),
@@ -250,7 +252,7 @@ impl Session {
     }
 
     fn load(&self) -> kr_proto::worker::Load {
-        convert::load(self.state.load, self.state.sequences.pending_prefill_tokens())
+        convert::load(self.state.load, self.state.sequences.unread_tokens())
     }
 
     fn command(&mut self, command: Command) {

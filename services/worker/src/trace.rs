@@ -33,12 +33,12 @@ pub(crate) fn sequence(request: &SequenceRequest, attempt: u32, traceparent: &st
     span
 }
 
-/// Opens the first phase: nothing computed yet. Dropping a phase closes it.
+/// Opens the first phase: on its way to the engine, which reads it between two steps. Dropping a phase closes it.
 pub(crate) fn waiting(sequence: &Span) -> Span {
     tracing::info_span!(parent: sequence, "worker.waiting")
 }
 
-/// Opens the second phase: the prompt is computed.
+/// Opens the second phase, up to the first token: the wait for a slot, then the prompt's computation.
 pub(crate) fn prefill(sequence: &Span) -> Span {
     tracing::info_span!(parent: sequence, "prefill")
 }

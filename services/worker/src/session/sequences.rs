@@ -17,15 +17,17 @@ use crate::trace;
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
     live: HashMap<SequenceId, Sequence>,
-    /// Prompt tokens of sequences without a first token.
-    pending_prefill_tokens: u64,
+    /// Prompt and emitted tokens of sequences that the engine has neither taken nor refused: not in its load yet.
+    unread_tokens: u64,
 }
 
 #[derive(Debug)]
 struct Sequence {
     span: Span,
     phase: Span,
+    /// Emitted ones included.
     prompt_tokens: u64,
+    read: bool,
     generated_tokens: u64,
 }
 
@@ -38,19 +40,20 @@ impl Sequences {
         self.live.len()
     }
 
-    pub(super) fn pending_prefill_tokens(&self) -> u64 {
-        self.pending_prefill_tokens
+    pub(super) fn unread_tokens(&self) -> u64 {
+        self.unread_tokens
     }
 
     /// Adds a sequence that goes to the engine. `traceparent` is the router's span.
     pub(super) fn add(&mut self, request: &SequenceRequest, attempt: u32, traceparent: &str) {
         let prompt_tokens = u64::from(request.known_tokens());
         let span = trace::sequence(request, attempt, traceparent);
-        self.pending_prefill_tokens += prompt_tokens;
+        self.unread_tokens += prompt_tokens;
         let sequence = Sequence {
             phase: trace::waiting(&span),
             span,
             prompt_tokens,
+            read: false,
             generated_tokens: 0,
         };
         self.live.insert(request.id, sequence);
@@ -59,14 +62,15 @@ impl Sequences {
     /// The engine took the sequence.
     pub(super) fn accepted(&mut self, id: SequenceId) {
         if let Some(sequence) = self.live.get_mut(&id) {
+            self.unread_tokens -= sequence.tokens_read_now();
             sequence.phase = trace::prefill(&sequence.span);
         }
     }
 
     /// The engine refused the sequence.
     pub(super) fn rejected(&mut self, id: SequenceId, message: &str) {
-        if let Some(sequence) = self.live.remove(&id) {
-            self.pending_prefill_tokens -= sequence.unfilled_tokens();
+        if let Some(mut sequence) = self.live.remove(&id) {
+            self.unread_tokens -= sequence.tokens_read_now();
             trace::rejected(&sequence.span, message);
         }
     }
@@ -77,7 +81,6 @@ impl Sequences {
             return;
         };
         if sequence.generated_tokens == 0 && !update.ids.is_empty() {
-            self.pending_prefill_tokens -= sequence.prompt_tokens;
             metrics.prompt_computed(sequence.prompt_tokens);
             sequence.phase = trace::decode(&sequence.span);
         }
@@ -85,8 +88,8 @@ impl Sequences {
         let Some(finish) = &update.finish else {
             return;
         };
-        if let Some(sequence) = self.live.remove(&update.id) {
-            self.pending_prefill_tokens -= sequence.unfilled_tokens();
+        if let Some(mut sequence) = self.live.remove(&update.id) {
+            self.unread_tokens -= sequence.tokens_read_now();
             metrics.finished(finish, sequence.generated_tokens);
             trace::finished(&sequence.span, finish, sequence.generated_tokens);
         }
@@ -94,11 +97,9 @@ impl Sequences {
 }
 
 impl Sequence {
-    fn unfilled_tokens(&self) -> u64 {
-        if self.generated_tokens == 0 {
-            self.prompt_tokens
-        } else {
-            0
-        }
+    /// Notes that the engine knows of the sequence; returns its prompt tokens where it did not before.
+    fn tokens_read_now(&mut self) -> u64 {
+        let known = std::mem::replace(&mut self.read, true);
+        if known { 0 } else { self.prompt_tokens }
     }
 }

@@ -54,7 +54,7 @@ fn a_sequence_is_one_span_below_the_router_s_with_a_child_for_each_phase() {
             sequences.updated(&update(vec![31_400 + token], None), &metrics);
         }
         sequences.updated(&update(vec![31_403], Some(FinishReason::Length)), &metrics);
-        assert_eq!((sequences.len(), sequences.pending_prefill_tokens()), (0, 0));
+        assert_eq!((sequences.len(), sequences.unread_tokens()), (0, 0));
     });
     let names: Vec<&str> = spans.iter().map(|span| span.name.as_ref()).collect();
     assert_eq!(names, ["worker.waiting", "prefill", "decode", "worker.sequence"]);
@@ -94,21 +94,20 @@ fn a_malformed_parent_starts_a_trace_of_its_own() {
 }
 
 #[test]
-fn pending_prompt_tokens_leave_with_their_sequence_however_it_ends() {
+fn a_prompt_is_unread_until_the_engine_takes_refuses_or_ends_it() {
     let metrics = metrics();
-    for end in [
-        update(vec![1], Some(FinishReason::Length)),
-        update(Vec::new(), Some(FinishReason::Cancelled)),
-    ] {
+    let heard: [fn(&mut Sequences, &Metrics); 3] = [
+        |sequences, _| sequences.accepted(SequenceId(7)),
+        |sequences, _| sequences.rejected(SequenceId(7), "full"),
+        |sequences, metrics| sequences.updated(&update(Vec::new(), Some(FinishReason::Cancelled)), metrics),
+    ];
+    for hear in heard {
         let mut sequences = Sequences::default();
         sequences.add(&request(), 1, "");
-        assert_eq!(sequences.pending_prefill_tokens(), 2);
-        sequences.updated(&end, &metrics);
-        assert_eq!(sequences.pending_prefill_tokens(), 0);
+        assert_eq!(sequences.unread_tokens(), 2);
+        hear(&mut sequences, &metrics);
+        assert_eq!(sequences.unread_tokens(), 0);
+        sequences.updated(&update(vec![1], Some(FinishReason::Length)), &metrics);
+        assert_eq!((sequences.len(), sequences.unread_tokens()), (0, 0));
     }
-    let mut sequences = Sequences::default();
-    sequences.add(&request(), 1, "");
-    sequences.rejected(SequenceId(7), "full");
-    assert_eq!(sequences.pending_prefill_tokens(), 0);
-    assert!(!sequences.contains(SequenceId(7)));
 }
