@@ -44,7 +44,12 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
     };
     let program = std::env::current_exe()?.with_file_name("kr-router");
     let status = Process::new(&program).args(flags).args(router).status();
-    let status = status.map_err(|source| Error::File { path: program, source })?;
+    let status = status.map_err(|error| {
+        let program = program.display();
+        Error::Input(format!(
+            "cannot start {program} ({error}); keep kr and kr-router in one folder"
+        ))
+    })?;
     match status.code() {
         Some(0) => Ok(()),
         Some(64) => Err(Error::Configuration("the configuration has problems; see above".into())),

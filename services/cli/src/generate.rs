@@ -40,7 +40,11 @@ pub(crate) struct Args {
 /// # Errors
 /// No prompt, no server, or the server's status.
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let prompt = read_prompt(&args)?;
+    // On a thread of its own: an interrupt must end the program while nothing comes on standard input.
+    let reading = tokio::task::spawn_blocking(move || read_prompt(&args).map(|prompt| (prompt, args)));
+    let (prompt, args) = reading
+        .await
+        .map_err(|error| Error::Input(format!("reading the prompt stopped: {error}")))??;
     let server = Server::connect(&args.server).await?;
     let on_text = |text: &str| if args.json { Ok(()) } else { answer::print(text) };
     let started = Instant::now();

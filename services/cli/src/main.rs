@@ -55,7 +55,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Error::Output(error).report(),
     };
-    match runtime.block_on(run(cli.command)) {
+    let result = runtime.block_on(run(cli.command));
+    // A thread that still reads standard input or converts a model must not keep an interrupted program.
+    runtime.shutdown_background();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(),
     }

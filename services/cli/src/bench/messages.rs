@@ -13,16 +13,18 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Returns the count so far over both directions and all workers, or `None` where no address is given.
 ///
 /// # Errors
-/// Nobody answers, or the page has no such counter.
+/// Nobody answers, or what answers has no such page.
 pub(super) async fn count(http: Option<&str>) -> Result<Option<f64>, Error> {
     let Some(http) = http else { return Ok(None) };
     let address = http.trim_start_matches("http://").trim_end_matches('/');
     let page = tokio::time::timeout(TIMEOUT, get_metrics(address)).await;
     let page = page.map_err(|_| Error::Input(format!("--http {http}: no answer within {TIMEOUT:?}")))?;
     let page = page.map_err(|error| Error::Input(format!("--http {http}: {error}")))?;
-    sum(&page)
-        .map(Some)
-        .ok_or_else(|| Error::Input(format!("--http {http}: /metrics has no {COUNTER}")))
+    sum(&page).map(Some).ok_or_else(|| {
+        Error::Input(format!(
+            "--http {http}: no /metrics there; name the router's HTTP address"
+        ))
+    })
 }
 
 async fn get_metrics(address: &str) -> std::io::Result<String> {
