@@ -325,9 +325,11 @@ fn printed_settings_are_toml_with_origins() {
     .unwrap();
     assert_eq!(
         loaded.render(),
-        "insecure = false\n# listen is not set\nmodels.0.name = \"a\"\nmodels.0.path = \"\"\nmodels.0.workers = 0\n\
-         queue.capacity = 512\nqueue.policy = \"least_load\"\nqueue.share = 1.0\nqueue.timeout = \"30s\"\n# token is not set\n"
+        "insecure = false\n# listen is not set\nqueue.capacity = 512\nqueue.policy = \"least_load\"\nqueue.share = 1.0\n\
+         queue.timeout = \"30s\"\n# token is not set\n\n[[models]]\nname = \"a\"\npath = \"\"\nworkers = 0\n"
     );
+    let read_back: toml::Table = loaded.render_with_origins().parse().unwrap();
+    assert_eq!(read_back["models"][0]["name"].as_str(), Some("a"));
     let printed = loaded.render_with_origins();
     assert!(printed.contains("queue.capacity = 512  # default\n"), "{printed}");
     assert!(
