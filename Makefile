@@ -26,7 +26,7 @@ build: setup ## Build the release binaries kr, kr-router and kr-worker
 	@cargo build --release $(PROGRAMS)
 
 demo: build ## Answer PROMPT="…" with the demo model, streamed to the terminal
-	@$(XTASK) demo --prompt "$$PROMPT"
+	@$(XTASK) demo --prompt="$$PROMPT"
 
 serve: build ## Serve in the foreground; ARGS="--workers 2" and the like go to kr-router
 	@exec $(XTASK) serve -- $(ARGS)

@@ -18,7 +18,8 @@ installed() { dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/n
 
 debian() {
     missing=""
-    for package in g++ libclang-dev libopenblas-dev; do
+    # procps has kill and ps, which the demo and the tests run.
+    for package in g++ libclang-dev libopenblas-dev procps; do
         installed "$package" || missing="$missing $package"
     done
     python3 -m pip --version >/dev/null 2>&1 || missing="$missing python3-pip"

@@ -37,7 +37,8 @@ pub(crate) fn pull_model(profile: &str) -> Result<()> {
 pub(crate) fn run(prompt: &str) -> Result<()> {
     let service = start("demo")?;
     let mut generate = kr("generate", &service)?;
-    generate.args(["--chat", prompt]);
+    // Greedy, so that the same question gets the same answer; a prompt may begin with a dash.
+    generate.args(["--chat", "--temperature", "0", "--", prompt]);
     ending(service, &mut generate)
 }
 

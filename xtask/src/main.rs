@@ -3,6 +3,8 @@
 //! The Makefile is the user's entrance; what would be more than a few lines there lives here. Nothing in the services depends
 //! on this crate.
 
+#![forbid(unsafe_code)]
+
 mod demo;
 mod environment;
 mod mlx;

@@ -13,7 +13,7 @@ const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
 /// Links `prometheus` and `promtool` into `bin`, from the system if it has them, else from its package.
 ///
 /// # Errors
-/// When there is neither; the tests that need it then say that they were skipped.
+/// When there is neither; the tests that need it then fail.
 pub(crate) fn link_into(bin: &Path) -> Result<()> {
     let unpacked = environment::cache()?.join("prometheus");
     for program in PROGRAMS {
@@ -21,11 +21,9 @@ pub(crate) fn link_into(bin: &Path) -> Result<()> {
         if link.exists() {
             continue;
         }
-        let system = Path::new("/usr/bin").join(program);
-        let target = if system.exists() {
-            system
-        } else {
-            unpack(&unpacked)?.join("usr/bin").join(program)
+        let target = match environment::on_path(program) {
+            Some(system) => system,
+            None => unpack(&unpacked)?.join("usr/bin").join(program),
         };
         std::os::unix::fs::symlink(&target, &link).with_context(|| format!("cannot link {}", link.display()))?;
     }

@@ -19,7 +19,7 @@ pub(crate) fn install(requirements: &Path) -> Result<()> {
     let folder = environment_of(requirements)?;
     if let Err(error) = prometheus::link_into(&folder.join("bin")) {
         eprintln!(
-            "tools: no prometheus, tests that scrape with it will be skipped (install the package prometheus): {error:#}"
+            "tools: no prometheus, the tests that scrape with it will fail (install the package prometheus): {error:#}"
         );
     }
     writeln!(std::io::stdout(), "{}", folder.display()).context("cannot write to standard output")

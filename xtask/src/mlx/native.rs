@@ -124,7 +124,7 @@ fn compile_all(sources: &Sources, compiler: &Compiler, files: &[&PathBuf], folde
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, files.get(at)?)))
         {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            eprintln!("MLX: compiling mlx-c {:>2}/{} {name}", index + 1, files.len());
+            eprintln!("MLX: compiling {:>2}/{} {name}", index + 1, files.len());
             let compiled = compiler
                 .command(sources)
                 .and_then(|mut command| process::output(command.arg("-c").arg(file).arg("-o").arg(object(index))));
