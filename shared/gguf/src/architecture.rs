@@ -1,7 +1,10 @@
-//! What a model architecture asks of a GGUF file and how its parts are called in a Hugging Face folder. One module and
-//! one row in [`ARCHITECTURES`] per architecture.
+//! What a model architecture asks of a GGUF file and how its parts are called in a Hugging Face folder. To add one:
+//! write its table, in a file of its own, and a row in [`ARCHITECTURES`].
 
+mod decoder;
 mod llama;
+mod qwen2;
+mod qwen3;
 
 use std::collections::HashMap;
 
@@ -57,9 +60,89 @@ impl RowOrder {
     }
 }
 
-type Read = for<'a> fn(&'a Gguf) -> Result<Model<'a>, Error>;
+/// A decoder-only model as a table: what its metadata and tensors are called, here and there.
+#[derive(Debug)]
+struct Architecture {
+    /// Value of `general.architecture` and prefix of the metadata keys.
+    name: &'static str,
+    /// Hugging Face's name for the class, in `architectures`.
+    class: &'static str,
+    model_type: &'static str,
+    /// Metadata that is copied to `config.json`, beside what every decoder has.
+    fields: &'static [Field],
+    /// What `config.json` says beside: settings that the architecture fixes.
+    settings: &'static [(&'static str, Setting)],
+    /// Tensors of each layer.
+    layer: &'static [Row],
+}
 
-const ARCHITECTURES: [(&str, Read); 1] = [("llama", llama::read)];
+/// A fixed value of `config.json`.
+#[derive(Debug, Clone, Copy)]
+enum Setting {
+    Text(&'static str),
+    Flag(bool),
+    Number(f64),
+    Null,
+}
+
+impl From<Setting> for Json {
+    fn from(setting: Setting) -> Self {
+        match setting {
+            Setting::Text(text) => text.into(),
+            Setting::Flag(flag) => flag.into(),
+            Setting::Number(number) => number.into(),
+            Setting::Null => Self::Null,
+        }
+    }
+}
+
+/// A tensor of a layer: its names without the layer's prefix and with their ending, and its shape, rows first.
+#[derive(Debug)]
+struct Row {
+    source: &'static str,
+    name: &'static str,
+    shape: &'static [Size],
+    heads: Heads,
+}
+
+/// A length, by what it counts.
+#[derive(Debug, Clone, Copy)]
+enum Size {
+    Hidden,
+    Intermediate,
+    /// Attention heads times their size.
+    Queries,
+    /// Key and value heads times their size.
+    Keys,
+    Head,
+}
+
+/// Whether the writer interleaved the rotary halves of each head's rows.
+#[derive(Debug, Clone, Copy)]
+enum Heads {
+    AsWritten,
+    Interleaved,
+}
+
+const fn row(source: &'static str, name: &'static str, shape: &'static [Size]) -> Row {
+    Row {
+        source,
+        name,
+        shape,
+        heads: Heads::AsWritten,
+    }
+}
+
+const fn interleaved(source: &'static str, name: &'static str, shape: &'static [Size]) -> Row {
+    Row {
+        source,
+        name,
+        shape,
+        heads: Heads::Interleaved,
+    }
+}
+
+const ARCHITECTURES: [&Architecture; 3] = [&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3];
 
 /// Finds the model in a file.
 ///
@@ -69,11 +152,11 @@ pub(crate) fn read(gguf: &Gguf) -> Result<Model<'_>, Error> {
     refuse_parts_of_models(gguf)?;
     let key = "general.architecture";
     let name = gguf.required_text(key)?;
-    let Some((_, read)) = ARCHITECTURES.iter().find(|(known, _)| *known == name) else {
-        let known: Vec<_> = ARCHITECTURES.iter().map(|(known, _)| *known).collect();
+    let Some(architecture) = ARCHITECTURES.iter().find(|known| known.name == name) else {
+        let known: Vec<_> = ARCHITECTURES.iter().map(|known| known.name).collect();
         return Err(gguf.unsupported(Place::Key(key.into()), format!("{name:?}"), known.join(", ")));
     };
-    read(gguf)
+    decoder::read(gguf, architecture)
 }
 
 fn refuse_parts_of_models(gguf: &Gguf) -> Result<(), Error> {
@@ -81,21 +164,22 @@ fn refuse_parts_of_models(gguf: &Gguf) -> Result<(), Error> {
     if let Some(kind) = gguf.text(key)?.filter(|kind| *kind != "model") {
         return Err(gguf.unsupported(Place::Key(key.into()), format!("{kind:?}"), "model"));
     }
-    let key = "split.count";
-    if let Some(parts) = gguf.size(key)?.filter(|parts| *parts > 1) {
-        let found = format!("a model split into {parts} files");
-        return Err(gguf.unsupported(Place::Key(key.into()), found, "models in one file"));
-    }
     Ok(())
 }
 
 /// One field of `config.json` and the metadata key it comes from, without the architecture's prefix.
+#[derive(Debug)]
 struct Field {
     key: &'static str,
     field: &'static str,
     kind: FieldKind,
 }
 
+const fn field(key: &'static str, field: &'static str, kind: FieldKind) -> Field {
+    Field { key, field, kind }
+}
+
+#[derive(Debug)]
 enum FieldKind {
     /// A whole number above 0.
     Size,
@@ -107,7 +191,11 @@ enum FieldKind {
 }
 
 /// Reads the fields of a table in order.
-fn read_fields(gguf: &Gguf, prefix: &str, fields: &[Field]) -> Result<Map<String, Json>, Error> {
+fn read_fields<'a>(
+    gguf: &Gguf,
+    prefix: &str,
+    fields: impl Iterator<Item = &'a Field>,
+) -> Result<Map<String, Json>, Error> {
     let mut config = Map::new();
     for Field { key, field, kind } in fields {
         let key = format!("{prefix}.{key}");

@@ -10,7 +10,7 @@
 //! The folder appears whole or not at all.
 
 mod documents;
-mod plan;
+pub(crate) mod plan;
 mod staging;
 mod weights;
 
@@ -28,6 +28,14 @@ use crate::tokenizer::{self, ModelSizes};
 use documents::Documents;
 use plan::Plan;
 use staging::Staging;
+
+/// Hexadecimal SHA-256 of each of the source's files.
+#[derive(Debug)]
+struct Checksums {
+    parts: Vec<String>,
+    /// The only part's, or that of all parts' checksums joined.
+    source: String,
+}
 
 const HASH_CHUNK_BYTES: usize = 4 << 20;
 
@@ -108,7 +116,7 @@ pub enum Stage {
 }
 
 /// What was converted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// Architecture as the file names it.
     pub architecture: String,
@@ -118,9 +126,11 @@ pub struct Summary {
     pub tensors: usize,
     /// Those whose values are exactly the source's.
     pub exact_tensors: usize,
+    /// The largest difference of any value from the source's; 0 when all are exact.
+    pub max_error: f64,
     /// Size of `model.safetensors`.
     pub bytes: u64,
-    /// Checksum of the GGUF file, 64 hexadecimal digits.
+    /// Checksum of the GGUF file, 64 hexadecimal digits; of a split one, the checksum of its parts' checksums joined.
     pub source_sha256: String,
 }
 
@@ -137,10 +147,10 @@ pub fn convert(source: &Path, out_dir: &Path, options: ConvertOptions<'_>) -> Re
         context_length: model.context_length,
     };
     let tokenizer = tokenizer::read(&gguf, sizes)?;
-    let plan = Plan::of(&model, options.target);
+    let plan = Plan::of(&gguf, &model, options.target);
     let staging = Staging::beside(out_dir, options.overwrite)?;
 
-    let source_sha256 = checksum(gguf.bytes(), options.progress);
+    let checksums = checksums(&gguf, options.progress);
     staging.write_mapped("model.safetensors", |out| {
         weights::write(&gguf, &model, &plan, out, options.progress)
     })?;
@@ -149,7 +159,7 @@ pub fn convert(source: &Path, out_dir: &Path, options: ConvertOptions<'_>) -> Re
         model: &model,
         tokenizer: &tokenizer,
         plan: &plan,
-        source_sha256: &source_sha256,
+        checksums: &checksums,
     };
     for (name, document) in documents.all()? {
         staging.write_json(name, &document)?;
@@ -164,17 +174,19 @@ pub fn convert(source: &Path, out_dir: &Path, options: ConvertOptions<'_>) -> Re
     (options.progress)(publishing(0));
     staging.publish()?;
     (options.progress)(publishing(bytes));
+    let errors: Vec<_> = plan.weights(&model).map(|(_, _, error)| error).collect();
     Ok(Summary {
         architecture: gguf.required_text("general.architecture")?.to_owned(),
         name: gguf.text("general.name")?.map(str::to_owned),
         tensors: model.weights.len(),
-        exact_tensors: plan.exact_weights(&model),
+        exact_tensors: errors.iter().filter(|error| error.is_none()).count(),
+        max_error: errors.iter().flatten().fold(0.0, |max, error| error.max_error.max(max)),
         bytes,
-        source_sha256,
+        source_sha256: checksums.source,
     })
 }
 
-fn refuse_types_without_codec(gguf: &Gguf) -> Result<(), Error> {
+pub(crate) fn refuse_types_without_codec(gguf: &Gguf) -> Result<(), Error> {
     match gguf
         .tensors()
         .iter()
@@ -183,23 +195,40 @@ fn refuse_types_without_codec(gguf: &Gguf) -> Result<(), Error> {
         None => Ok(()),
         Some(tensor) => Err(gguf.unsupported(
             Place::Tensor(tensor.name().to_owned()),
-            format!("type {}", tensor.type_name()),
+            format!(
+                "type {} (described at byte {})",
+                tensor.type_name(),
+                tensor.described_at()
+            ),
             TensorType::supported_names(),
         )),
     }
 }
 
-fn checksum(bytes: &[u8], progress: &mut dyn FnMut(Progress)) -> String {
-    let mut hasher = Sha256::new();
+fn checksums(gguf: &Gguf, progress: &mut dyn FnMut(Progress)) -> Checksums {
+    let total_bytes = gguf.parts().map(|(_, bytes)| bytes.len() as u64).sum();
     let mut done_bytes = 0;
-    for chunk in bytes.chunks(HASH_CHUNK_BYTES) {
-        hasher.update(chunk);
-        done_bytes += chunk.len() as u64;
-        progress(Progress {
-            stage: Stage::Hashing,
-            done_bytes,
-            total_bytes: bytes.len() as u64,
-        });
+    let mut parts = Vec::new();
+    for (_, bytes) in gguf.parts() {
+        let mut hasher = Sha256::new();
+        for chunk in bytes.chunks(HASH_CHUNK_BYTES) {
+            hasher.update(chunk);
+            done_bytes += chunk.len() as u64;
+            progress(Progress {
+                stage: Stage::Hashing,
+                done_bytes,
+                total_bytes,
+            });
+        }
+        parts.push(hexadecimal(hasher));
     }
+    let source = match parts.as_slice() {
+        [only] => only.clone(),
+        several => hexadecimal(Sha256::new().chain_update(several.concat())),
+    };
+    Checksums { parts, source }
+}
+
+fn hexadecimal(hasher: Sha256) -> String {
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -66,7 +66,7 @@ pub enum Error {
     },
     /// A weight is infinite or not a number.
     #[error(
-        "{path}: {subject} holds a value that is not finite, in row {row}; the file is damaged: fetch it again and compare its checksum"
+        "{path}: {subject} holds a value that is not finite, in row {row}, from byte {offset} on; the file is damaged: fetch it again and compare its checksum"
     )]
     NotFinite {
         /// The GGUF file.
@@ -75,6 +75,16 @@ pub enum Error {
         subject: Place,
         /// Row in the file's order.
         row: u64,
+        /// Where the row begins, in bytes from the start of the file.
+        offset: u64,
+    },
+    /// A model that is split into several files does not fit together.
+    #[error("{path} {problem}")]
+    Part {
+        /// The file at fault.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
     },
     /// The output folder exists, is not empty, and overwriting was not asked for.
     #[error("{dir} already exists and is not empty; choose another folder or ask for it to be overwritten")]

@@ -1,4 +1,4 @@
-//! A mapped GGUF file with a checked header, and typed access to its metadata.
+//! A mapped GGUF file, or the mapped parts of one, with checked headers and typed access to the metadata.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,68 +6,106 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Place};
 use crate::header::{Header, Tensor};
 use crate::map::MappedFile;
+use crate::split;
 use crate::value::{Array, Value};
 
-/// A GGUF file whose header has been checked completely.
+/// A GGUF file whose header has been checked completely; of a model split into several files, all of them.
 #[derive(Debug)]
 pub struct Gguf {
+    /// The first one has the metadata.
+    parts: Vec<Part>,
+    metadata: BTreeMap<String, Value>,
+    tensors: Vec<Tensor>,
+}
+
+#[derive(Debug)]
+struct Part {
     path: PathBuf,
     file: MappedFile,
-    header: Header,
 }
 
 impl Gguf {
-    /// Maps the file and checks its header; no weight is read.
+    /// Maps the file and checks its header; no weight is read. Given the first part of a split model, finds the others
+    /// beside it.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be opened or mapped, [`Error::Malformed`] when its bytes are not GGUF.
+    /// [`Error::Io`] when a file cannot be opened or mapped, [`Error::Malformed`] when its bytes are not GGUF,
+    /// [`Error::Part`] when parts are missing or belong to something else.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        split::join(Self::open_one(path)?)
+    }
+
+    /// Maps one file, whatever it is a part of.
+    pub(crate) fn open_one(path: &Path) -> Result<Self, Error> {
         let file = MappedFile::open(path)?;
         let header = Header::parse(&file).map_err(|fault| Error::Malformed {
             path: path.to_owned(),
             fault,
         })?;
+        let path = path.to_owned();
         Ok(Self {
-            path: path.to_owned(),
-            file,
-            header,
+            parts: vec![Part { path, file }],
+            metadata: header.metadata,
+            tensors: header.tensors,
         })
+    }
+
+    /// Adds the tensors of the next part; its metadata is dropped.
+    pub(crate) fn append(&mut self, next: Self) {
+        let part = self.parts.len();
+        self.parts.extend(next.parts);
+        self.tensors
+            .extend(next.tensors.into_iter().map(|tensor| tensor.in_part(part)));
     }
 
     /// All metadata by key.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, Value> {
-        &self.header.metadata
+        &self.metadata
     }
 
     /// All tensors in the file's order.
     #[must_use]
     pub fn tensors(&self) -> &[Tensor] {
-        &self.header.tensors
+        &self.tensors
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.parts[0].path
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.file
+    /// The file that holds a tensor.
+    pub(crate) fn path_of(&self, tensor: &Tensor) -> &Path {
+        &self.parts[tensor.part()].path
+    }
+
+    /// All files with their bytes.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.parts.iter().map(|part| (part.path.as_path(), &*part.file))
     }
 
     pub(crate) fn data(&self, tensor: &Tensor) -> &[u8] {
-        &self.file[tensor.range()]
+        &self.parts[tensor.part()].file[tensor.range()]
+    }
+
+    fn path_to(&self, subject: &Place) -> PathBuf {
+        let holds = |tensor: &&Tensor| matches!(subject, Place::Tensor(name) if name == tensor.name());
+        let tensor = self.tensors.iter().find(holds);
+        tensor
+            .map_or_else(|| self.path(), |tensor| self.path_of(tensor))
+            .to_owned()
     }
 
     pub(crate) fn missing(&self, subject: Place) -> Error {
         Error::Missing {
-            path: self.path.clone(),
+            path: self.path_to(&subject),
             subject,
         }
     }
 
     pub(crate) fn unsupported(&self, subject: Place, found: impl Into<String>, supported: impl Into<String>) -> Error {
         Error::Unsupported {
-            path: self.path.clone(),
+            path: self.path_to(&subject),
             subject,
             found: found.into(),
             supported: supported.into(),
@@ -76,7 +114,7 @@ impl Gguf {
 
     pub(crate) fn inconsistent(&self, subject: Place, found: impl Into<String>, expected: impl Into<String>) -> Error {
         Error::Inconsistent {
-            path: self.path.clone(),
+            path: self.path_to(&subject),
             subject,
             found: found.into(),
             expected: expected.into(),
@@ -90,7 +128,7 @@ impl Gguf {
         expected: &str,
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let Some(value) = self.header.metadata.get(key) else {
+        let Some(value) = self.metadata.get(key) else {
             return Ok(None);
         };
         read(value)

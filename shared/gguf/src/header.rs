@@ -34,6 +34,7 @@ pub struct Tensor {
     tensor_type: &'static TensorType,
     range: Range<usize>,
     described_at: u64,
+    part: usize,
 }
 
 impl Tensor {
@@ -59,6 +60,20 @@ impl Tensor {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.range.len() as u64
+    }
+
+    /// Where the file describes it, in bytes from the start.
+    pub(crate) fn described_at(&self) -> u64 {
+        self.described_at
+    }
+
+    /// Index of the file that holds it, of a model that is split into several.
+    pub(crate) fn part(&self) -> usize {
+        self.part
+    }
+
+    pub(crate) fn in_part(self, part: usize) -> Self {
+        Self { part, ..self }
     }
 
     pub(crate) fn tensor_type(&self) -> &'static TensorType {
@@ -225,6 +240,7 @@ fn read_tensor(cursor: &mut Cursor<'_>, name: &str, described_at: u64) -> Result
         tensor_type,
         range,
         described_at,
+        part: 0,
     })
 }
 

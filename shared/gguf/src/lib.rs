@@ -12,6 +12,7 @@ mod header;
 mod map;
 mod quantized;
 mod safetensors;
+mod split;
 mod tensor_type;
 #[cfg(test)]
 mod tests;
@@ -22,4 +23,5 @@ pub use convert::{ConvertOptions, ParseTargetError, Progress, Stage, Summary, Ta
 pub use error::{Error, Malformed, Place};
 pub use gguf::Gguf;
 pub use header::Tensor;
+pub use tensor_type::RequantizationError;
 pub use value::{Array, ScalarArray, Value};

@@ -23,6 +23,7 @@ pub(crate) struct Entry {
 pub(crate) enum Dtype {
     Float32,
     Float16,
+    Bfloat16,
     Uint32,
 }
 
@@ -31,6 +32,7 @@ impl Dtype {
         match self {
             Self::Float32 => "F32",
             Self::Float16 => "F16",
+            Self::Bfloat16 => "BF16",
             Self::Uint32 => "U32",
         }
     }
@@ -38,7 +40,7 @@ impl Dtype {
     fn bytes(self) -> usize {
         match self {
             Self::Float32 | Self::Uint32 => 4,
-            Self::Float16 => 2,
+            Self::Float16 | Self::Bfloat16 => 2,
         }
     }
 }

@@ -1,7 +1,14 @@
 //! The tensor types of GGUF. One row each; a row with a codec can be converted, the others are known by name and size
 //! only. To add a type: write its unpacking function and put it into its row.
 
-use half::f16;
+mod blocks;
+mod requantized;
+mod super_blocks;
+
+use half::{bf16, f16};
+
+pub use requantized::RequantizationError;
+pub(crate) use requantized::Requantized;
 
 /// What one tensor type looks like in the file.
 #[derive(Debug)]
@@ -19,14 +26,28 @@ pub(crate) struct TensorType {
 pub(crate) enum Codec {
     /// Plain floats.
     Dense(Dense),
-    /// `scale * level + bias` for every group of values.
+    /// Exactly `scale * level + bias` for every group of values.
     Affine(Affine),
+    /// Exact as floats; as `scale * level + bias` only nearly, because the type's own groups are smaller.
+    Requantized(Requantized),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dense {
     Float32,
     Float16,
+    Bfloat16,
+}
+
+impl Dense {
+    /// The name that `config.json` and people use.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +56,6 @@ pub(crate) struct Affine {
     pub(crate) bits: usize,
     /// Values that share a scale and a bias; divides the block.
     pub(crate) group_len: usize,
-    /// Whether the triple says exactly what the block says.
-    pub(crate) exact: bool,
     pub(crate) unpack: fn(block: &[u8], groups: &mut Groups),
 }
 
@@ -87,6 +106,17 @@ impl TensorType {
                     *value = f16::from_le_bytes(*bytes).to_f32();
                 }
             }
+            Codec::Dense(Dense::Bfloat16) => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *value = bf16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+            Codec::Requantized(requantized) => {
+                let blocks = bytes.chunks_exact(self.block_bytes);
+                for (block, values) in blocks.zip(values.chunks_exact_mut(self.block_len)) {
+                    (requantized.values)(block, values);
+                }
+            }
             Codec::Affine(affine) => {
                 let mut groups = Groups::of(self, affine);
                 let blocks = bytes.chunks_exact(self.block_bytes);
@@ -120,28 +150,41 @@ const fn row(id: u32, name: &'static str, block_len: usize, block_bytes: usize, 
     }
 }
 
-const fn exact(bits: usize, unpack: fn(&[u8], &mut Groups)) -> Option<Codec> {
-    Some(Codec::Affine(Affine {
-        bits,
-        group_len: 32,
-        exact: true,
-        unpack,
-    }))
+const fn dense(dense: Dense) -> Option<Codec> {
+    Some(Codec::Dense(dense))
 }
 
-static TYPES: [TensorType; 32] = [
-    row(0, "F32", 1, 4, Some(Codec::Dense(Dense::Float32))),
-    row(1, "F16", 1, 2, Some(Codec::Dense(Dense::Float16))),
-    row(2, "Q4_0", 32, 18, None),
-    row(3, "Q4_1", 32, 20, exact(4, unpack_q4_1)),
-    row(6, "Q5_0", 32, 22, None),
-    row(7, "Q5_1", 32, 24, None),
-    row(8, "Q8_0", 32, 34, exact(8, unpack_q8_0)),
+const fn affine(bits: usize, unpack: fn(&[u8], &mut Groups)) -> Affine {
+    Affine {
+        bits,
+        group_len: 32,
+        unpack,
+    }
+}
+
+const fn exact(bits: usize, unpack: fn(&[u8], &mut Groups)) -> Option<Codec> {
+    Some(Codec::Affine(affine(bits, unpack)))
+}
+
+const Q6_K: Requantized = Requantized {
+    values: super_blocks::q6_k_values,
+    affine: affine(8, requantized::q6_k),
+};
+
+static TYPES: [TensorType; 33] = [
+    row(0, "F32", 1, 4, dense(Dense::Float32)),
+    row(1, "F16", 1, 2, dense(Dense::Float16)),
+    row(2, "Q4_0", 32, 18, exact(4, blocks::q4_0)),
+    row(3, "Q4_1", 32, 20, exact(4, blocks::q4_1)),
+    row(6, "Q5_0", 32, 22, exact(5, blocks::q5_0)),
+    row(7, "Q5_1", 32, 24, exact(5, blocks::q5_1)),
+    row(8, "Q8_0", 32, 34, exact(8, blocks::q8_0)),
     row(10, "Q2_K", 256, 84, None),
     row(11, "Q3_K", 256, 110, None),
-    row(12, "Q4_K", 256, 144, None),
-    row(13, "Q5_K", 256, 176, None),
-    row(14, "Q6_K", 256, 210, None),
+    row(12, "Q4_K", 256, 144, exact(4, super_blocks::q4_k)),
+    row(13, "Q5_K", 256, 176, exact(5, super_blocks::q5_k)),
+    row(14, "Q6_K", 256, 210, Some(Codec::Requantized(Q6_K))),
+    row(15, "Q8_K", 256, 292, None),
     row(16, "IQ2_XXS", 256, 66, None),
     row(17, "IQ2_XS", 256, 74, None),
     row(18, "IQ3_XXS", 256, 98, None),
@@ -156,34 +199,13 @@ static TYPES: [TensorType; 32] = [
     row(27, "I64", 1, 8, None),
     row(28, "F64", 1, 8, None),
     row(29, "IQ1_M", 256, 56, None),
-    row(30, "BF16", 1, 2, None),
+    row(30, "BF16", 1, 2, dense(Dense::Bfloat16)),
     row(34, "TQ1_0", 256, 54, None),
     row(35, "TQ2_0", 256, 66, None),
     row(39, "MXFP4", 32, 17, None),
     row(40, "NVFP4", 64, 36, None),
     row(41, "Q1_0", 128, 18, None),
 ];
-
-/// Block: scale f16, minimum f16, 16 bytes; byte i holds value i (low half) and value i + 16 (high half).
-fn unpack_q4_1(block: &[u8], groups: &mut Groups) {
-    groups.scales[0] = half_at(block, 0);
-    groups.biases[0] = half_at(block, 2);
-    let (low, high) = groups.levels.split_at_mut(16);
-    for (byte, (low, high)) in block[4..].iter().zip(low.iter_mut().zip(high)) {
-        *low = byte & 15;
-        *high = byte >> 4;
-    }
-}
-
-/// Block: scale f16, 32 signed bytes. A level is the signed value plus 128; 128 times a float16 is exact in float32.
-fn unpack_q8_0(block: &[u8], groups: &mut Groups) {
-    let scale = half_at(block, 0);
-    groups.scales[0] = scale;
-    groups.biases[0] = -128.0 * scale;
-    for (level, byte) in groups.levels.iter_mut().zip(&block[2..]) {
-        *level = byte.wrapping_add(128);
-    }
-}
 
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()

@@ -1,7 +1,10 @@
 //! Tests over whole files, built in memory.
 
+mod architectures;
 mod broken_files;
 mod conversion;
 mod file;
 mod overwriting;
 mod refused_models;
+mod split;
+mod types;

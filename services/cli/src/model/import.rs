@@ -13,7 +13,7 @@ const BAR: &str = "{msg:10} {wide_bar} {bytes}/{total_bytes}";
 /// Convert a GGUF file into a folder with safetensors, configuration, tokenizer and chat template.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The GGUF file.
+    /// The GGUF file; of a model split into several, the first (…-00001-of-0000N.gguf).
     file: PathBuf,
     /// The folder to make.
     dir: PathBuf,
@@ -47,16 +47,21 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     if json {
         let record = serde_json::json!({
             "dir": shown, "architecture": summary.architecture, "name": summary.name, "tensors": summary.tensors,
-            "exact_tensors": summary.exact_tensors, "bytes": summary.bytes, "source_sha256": summary.source_sha256,
+            "exact_tensors": summary.exact_tensors, "max_error": summary.max_error, "bytes": summary.bytes, "source_sha256": summary.source_sha256,
         });
         return Ok(answer::print(&format!("{record}\n"))?);
     }
+    let (folder, megabytes) = (shown.display(), summary.bytes / 1_000_000);
+    let about = match summary.tensors - summary.exact_tensors {
+        0 => "all exactly as in the file".to_owned(),
+        inexact => format!(
+            "{inexact} of them requantized, no value off by more than {:.1e} (`kr model inspect {folder}` says which)",
+            summary.max_error
+        ),
+    };
     Ok(answer::print(&format!(
-        "{}: {} tensors, {} of them exactly as in the file, {} MB\n",
-        shown.display(),
-        summary.tensors,
-        summary.exact_tensors,
-        summary.bytes / 1_000_000
+        "{folder}: {} tensors, {about}, {megabytes} MB\n",
+        summary.tensors
     ))?)
 }
 

@@ -1,15 +1,17 @@
 //! The JSON files of a model folder.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::plan::{Plan, Storage, is_exact};
+use super::Checksums;
+use super::plan::{Plan, Storage};
 use super::staging::MARKER;
 use crate::architecture::{Model, Weight};
 use crate::error::Error;
 use crate::gguf::Gguf;
-use crate::tensor_type::Affine;
+use crate::tensor_type::{Affine, Dense};
 use crate::tokenizer::Tokenizer;
 
 /// Everything the files are made of.
@@ -19,7 +21,7 @@ pub(super) struct Documents<'a> {
     pub(super) model: &'a Model<'a>,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) plan: &'a Plan,
-    pub(super) source_sha256: &'a str,
+    pub(super) checksums: &'a Checksums,
 }
 
 impl Documents<'_> {
@@ -44,17 +46,19 @@ impl Documents<'_> {
     }
 
     fn storages(&self) -> impl Iterator<Item = (&Weight<'_>, Storage)> {
-        self.model
-            .weights
-            .iter()
-            .map(|weight| (weight, self.plan.storage(weight)))
+        let weights = self.plan.weights(self.model);
+        weights.map(|(weight, storage, _)| (weight, storage))
     }
 
-    /// The type to compute in: float16 only for models whose matrices are all stored so.
+    /// The type to compute in: a half-width one only for models whose matrices are all stored so.
     fn dtype(&self) -> &'static str {
-        let mut matrices = self.storages().filter(|(weight, _)| weight.tensor.rows() > 1);
-        let all_half = matrices.all(|(_, storage)| matches!(storage, Storage::Float16));
-        if all_half { "float16" } else { "float32" }
+        let all = |wanted: Dense| {
+            let mut matrices = self.storages().filter(|(weight, _)| weight.tensor.rows() > 1);
+            matrices.all(|(_, storage)| matches!(storage, Storage::Dense(dense) if dense == wanted))
+        };
+        let halves = [Dense::Float16, Dense::Bfloat16];
+        let dense = halves.into_iter().find(|dense| all(*dense));
+        dense.unwrap_or(Dense::Float32).name()
     }
 
     /// The most frequent width as the default and every other matrix by its module's name.
@@ -74,7 +78,7 @@ impl Documents<'_> {
             match storage {
                 Storage::Affine(Affine { group_len, bits, .. }) if (group_len, bits) == default => {}
                 Storage::Affine(Affine { group_len, bits, .. }) => quantization[module] = describe((group_len, bits)),
-                Storage::Float32 | Storage::Float16 => quantization[module] = false.into(),
+                Storage::Dense(_) => quantization[module] = false.into(),
             }
         }
         Some(quantization)
@@ -96,27 +100,32 @@ impl Documents<'_> {
     }
 
     fn provenance(&self) -> Result<Json, Error> {
-        let tensors = self.storages().map(|(weight, storage)| {
-            let stored_as = match storage {
-                Storage::Float32 => "float32".to_owned(),
-                Storage::Float16 => "float16".to_owned(),
-                Storage::Affine(affine) => format!("affine, {} bits, groups of {}", affine.bits, affine.group_len),
-            };
-            json!({
+        let tensors = self.plan.weights(self.model).map(|(weight, storage, error)| {
+            let mut tensor = json!({
                 "source": weight.tensor.name(),
                 "source_type": weight.tensor.type_name(),
                 "name": weight.name,
-                "stored_as": stored_as,
-                "exact": is_exact(weight),
-            })
+                "stored_as": storage.to_string(),
+                "exact": error.is_none(),
+            });
+            if let Some(error) = error {
+                tensor["error"] = json!(error);
+            }
+            tensor
         });
+        let file = |(path, bytes, sha256): (&Path, u64, &String)| json!({"file": path.file_name().map(|name| name.to_string_lossy()), "bytes": bytes, "sha256": sha256});
+        let parts = self.gguf.parts().zip(&self.checksums.parts);
+        let parts: Vec<_> = parts
+            .map(|((path, bytes), sha256)| file((path, bytes.len() as u64, sha256)))
+            .collect();
         Ok(json!({
             "format": 1,
             "importer": concat!("kr-gguf ", env!("CARGO_PKG_VERSION")),
             "source": {
                 "file": self.gguf.path().file_name().map(|name| name.to_string_lossy()),
-                "bytes": self.gguf.bytes().len(),
-                "sha256": self.source_sha256,
+                "bytes": self.gguf.parts().map(|(_, bytes)| bytes.len()).sum::<usize>(),
+                "sha256": self.checksums.source,
+                "parts": parts,
                 "architecture": self.gguf.text("general.architecture")?,
                 "name": self.gguf.text("general.name")?,
                 "license": self.gguf.text("general.license")?,

@@ -2,15 +2,18 @@
 
 use crate::architecture::{Model, Weight};
 use crate::convert::Target;
+use crate::gguf::Gguf;
 use crate::safetensors::{Dtype, Entry, Layout};
-use crate::tensor_type::{Affine, Codec, Dense};
+use crate::tensor_type::{Affine, Codec, Dense, RequantizationError};
 
 /// The arrays of a `model.safetensors` and where they lie in it.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub(super) target: Target,
     pub(super) arrays: Vec<Array>,
     pub(super) layout: Layout,
+    /// One for each weight.
+    errors: Vec<Option<RequantizationError>>,
 }
 
 /// An array to be written, made from one weight.
@@ -26,9 +29,10 @@ pub(super) struct Array {
 /// What of the weight an array holds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Content {
-    Float32,
-    /// The source's bytes.
-    Float16,
+    /// All values, as float32.
+    Values,
+    /// The source's bytes, which are floats of this type.
+    Copied(Dense),
     Levels(Affine),
     Scales(Affine),
     Biases(Affine),
@@ -36,14 +40,23 @@ pub(super) enum Content {
 
 /// How a whole weight is stored.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Storage {
-    Float32,
-    Float16,
+pub(crate) enum Storage {
+    Dense(Dense),
     Affine(Affine),
 }
 
+impl std::fmt::Display for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dense(dense) => f.write_str(dense.name()),
+            Self::Affine(affine) => write!(f, "affine, {} bits, groups of {}", affine.bits, affine.group_len),
+        }
+    }
+}
+
 impl Plan {
-    pub(super) fn of(model: &Model<'_>, target: Target) -> Self {
+    /// Reads the weights that will be requantized, to say how far off they will be.
+    pub(crate) fn of(gguf: &Gguf, model: &Model<'_>, target: Target) -> Self {
         let mut entries = Vec::new();
         let mut arrays = Vec::new();
         for (index, weight) in model.weights.iter().enumerate() {
@@ -61,28 +74,22 @@ impl Plan {
             Target::Float32 => "pt",
             Target::Quantized => "mlx",
         };
+        let errors = model.weights.iter().map(|weight| error(gguf, weight, target)).collect();
         Self {
             target,
             arrays,
             layout: Layout::of(&entries, format),
+            errors,
         }
     }
 
-    pub(super) fn storage(&self, weight: &Weight<'_>) -> Storage {
-        storage(weight, self.target)
-    }
-
-    pub(super) fn exact_weights(&self, model: &Model<'_>) -> usize {
-        model.weights.iter().filter(|weight| is_exact(weight)).count()
-    }
-}
-
-/// Whether the written values are the source's own.
-pub(super) fn is_exact(weight: &Weight<'_>) -> bool {
-    match weight.tensor.tensor_type().codec {
-        Some(Codec::Affine(affine)) => affine.exact,
-        Some(Codec::Dense(_)) => true,
-        None => false,
+    /// The model's weights, how each is stored, and how far its values are off where they are not the source's own.
+    pub(crate) fn weights<'a>(
+        &self,
+        model: &'a Model<'a>,
+    ) -> impl Iterator<Item = (&'a Weight<'a>, Storage, Option<RequantizationError>)> {
+        let weights = model.weights.iter().zip(&self.errors);
+        weights.map(|(weight, error)| (weight, storage(weight, self.target), *error))
     }
 }
 
@@ -90,16 +97,29 @@ fn storage(weight: &Weight<'_>, target: Target) -> Storage {
     let is_matrix = weight.tensor.rows() > 1;
     match (target, weight.tensor.tensor_type().codec) {
         (Target::Quantized, Some(Codec::Affine(affine))) if is_matrix => Storage::Affine(affine),
-        (Target::Quantized, Some(Codec::Dense(Dense::Float16))) => Storage::Float16,
-        _ => Storage::Float32,
+        (Target::Quantized, Some(Codec::Requantized(requantized))) if is_matrix => Storage::Affine(requantized.affine),
+        (Target::Quantized, Some(Codec::Dense(dense))) => Storage::Dense(dense),
+        _ => Storage::Dense(Dense::Float32),
+    }
+}
+
+/// `None` where nothing is lost.
+fn error(gguf: &Gguf, weight: &Weight<'_>, target: Target) -> Option<RequantizationError> {
+    let tensor_type = weight.tensor.tensor_type();
+    match (storage(weight, target), tensor_type.codec) {
+        (Storage::Affine(_), Some(Codec::Requantized(requantized))) => {
+            let error = RequantizationError::measure(tensor_type, requantized, gguf.data(weight.tensor));
+            (!error.is_zero()).then_some(error)
+        }
+        _ => None,
     }
 }
 
 fn contents(name: &str, storage: Storage) -> Vec<(String, Content)> {
     let module = name.strip_suffix(".weight").unwrap_or(name);
     match storage {
-        Storage::Float32 => vec![(name.to_owned(), Content::Float32)],
-        Storage::Float16 => vec![(name.to_owned(), Content::Float16)],
+        Storage::Dense(Dense::Float32) => vec![(name.to_owned(), Content::Values)],
+        Storage::Dense(dense) => vec![(name.to_owned(), Content::Copied(dense))],
         Storage::Affine(affine) => vec![
             (name.to_owned(), Content::Levels(affine)),
             (format!("{module}.scales"), Content::Scales(affine)),
@@ -111,8 +131,9 @@ fn contents(name: &str, storage: Storage) -> Vec<(String, Content)> {
 fn entry(weight: &Weight<'_>, name: String, content: Content) -> Entry {
     let columns = weight.tensor.columns();
     let (dtype, columns) = match content {
-        Content::Float32 => (Dtype::Float32, columns),
-        Content::Float16 => (Dtype::Float16, columns),
+        Content::Values | Content::Copied(Dense::Float32) => (Dtype::Float32, columns),
+        Content::Copied(Dense::Float16) => (Dtype::Float16, columns),
+        Content::Copied(Dense::Bfloat16) => (Dtype::Bfloat16, columns),
         Content::Levels(affine) => (Dtype::Uint32, columns * affine.bits / 32),
         Content::Scales(affine) | Content::Biases(affine) => (Dtype::Float32, columns / affine.group_len),
     };

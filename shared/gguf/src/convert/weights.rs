@@ -10,7 +10,7 @@ use crate::error::{Error, Place};
 use crate::gguf::Gguf;
 use crate::quantized;
 use crate::safetensors::ALIGNMENT;
-use crate::tensor_type::{Affine, Codec, Dense, Groups, TensorType};
+use crate::tensor_type::{Affine, Codec, Groups, TensorType};
 
 const PROGRESS_BYTES: u64 = 4 << 20;
 
@@ -50,9 +50,10 @@ fn write_array(gguf: &Gguf, weight: &Weight<'_>, array: &Array, out: &mut impl W
         row_bytes.clear();
         if !encoder.encode(&data[start..start + source_bytes], &mut row_bytes) {
             return Err(Failure::Source(Error::NotFinite {
-                path: gguf.path().to_owned(),
+                path: gguf.path_of(tensor).to_owned(),
                 subject: Place::Tensor(tensor.name().to_owned()),
                 row: source_row as u64,
+                offset: (tensor.range().start + start) as u64,
             }));
         }
         out.write_all(&row_bytes)?;
@@ -70,7 +71,7 @@ struct RowEncoder {
 impl RowEncoder {
     fn of(tensor_type: &'static TensorType, content: Content, columns: usize) -> Self {
         let values = match content {
-            Content::Float32 => vec![0.0; columns],
+            Content::Values | Content::Copied(_) => vec![0.0; columns],
             _ => Vec::new(),
         };
         Self {
@@ -83,19 +84,18 @@ impl RowEncoder {
     /// Appends the encoded row; false when it holds a value that is not finite.
     fn encode(&mut self, source: &[u8], encoded: &mut Vec<u8>) -> bool {
         match self.content {
-            Content::Float32 => {
+            Content::Values => {
                 let Some(codec) = self.tensor_type.codec else {
                     return false;
                 };
                 self.tensor_type.dequantize(codec, source, &mut self.values);
                 append_finite(&self.values, encoded)
             }
-            Content::Float16 => {
+            Content::Copied(dense) => {
                 encoded.extend_from_slice(source);
-                let mut values = vec![0.0; source.len() / 2];
                 self.tensor_type
-                    .dequantize(Codec::Dense(Dense::Float16), source, &mut values);
-                values.iter().all(|value| value.is_finite())
+                    .dequantize(Codec::Dense(dense), source, &mut self.values);
+                self.values.iter().all(|value| value.is_finite())
             }
             Content::Levels(affine) => self.blocks(affine, source, |groups| {
                 quantized::pack(&groups.levels, affine.bits, encoded);

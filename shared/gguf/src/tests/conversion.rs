@@ -9,13 +9,13 @@ use serde_json::{Value as Json, json};
 use super::file::{F16, F32, File, Meta};
 use crate::{ConvertOptions, Progress, Stage, Summary, Target, convert};
 
-struct Converted {
+pub(super) struct Converted {
     dir: tempfile::TempDir,
-    summary: Summary,
+    pub(super) summary: Summary,
     progress: Vec<Progress>,
 }
 
-fn converted(file: &File, target: Target) -> Converted {
+pub(super) fn converted(file: &File, target: Target) -> Converted {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("model.gguf");
     std::fs::write(&source, file.bytes()).unwrap();
@@ -34,16 +34,16 @@ impl Converted {
         self.dir.path().join("out").join(name)
     }
 
-    fn json(&self, name: &str) -> Json {
+    pub(super) fn json(&self, name: &str) -> Json {
         serde_json::from_slice(&std::fs::read(self.path(name)).unwrap()).unwrap()
     }
 
-    fn weights(&self) -> Vec<u8> {
+    pub(super) fn weights(&self) -> Vec<u8> {
         std::fs::read(self.path("model.safetensors")).unwrap()
     }
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes
         .chunks_exact(4)
         .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
@@ -93,19 +93,14 @@ fn deinterleaved(values: &[f32], head_dim: usize, columns: usize) -> Vec<f32> {
 }
 
 /// Values of a quantized matrix of the output, from its words, scales and biases.
-fn affine_values(tensors: &SafeTensors<'_>, module: &str, bits: usize) -> Vec<f32> {
+pub(super) fn affine_values(tensors: &SafeTensors<'_>, module: &str, bits: usize) -> Vec<f32> {
     let part = |part: &str| tensors.tensor(&format!("{module}.{part}")).unwrap();
     let (scales, biases) = (floats(part("scales").data()), floats(part("biases").data()));
     let words = part("weight");
     assert_eq!(words.dtype(), Dtype::U32);
-    let words: Vec<_> = words
-        .data()
-        .chunks_exact(4)
-        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
-        .collect();
-    let per_word = 32 / bits;
-    let level = |at: usize| (words[at / per_word] >> (at % per_word * bits)) & ((1 << bits) - 1);
-    (0..words.len() * per_word)
+    let bit = |at: usize| u32::from(words.data()[at / 8] >> (at % 8) & 1);
+    let level = |at: usize| (0..bits).map(|place| bit(at * bits + place) << place).sum::<u32>();
+    (0..words.data().len() * 8 / bits)
         .map(|at| scales[at / 32] * level(at) as f32 + biases[at / 32])
         .collect()
 }

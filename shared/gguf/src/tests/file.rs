@@ -1,6 +1,6 @@
 //! Builds GGUF files, well-formed ones and others.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// A metadata value as it is written.
 #[derive(Debug, Clone)]
@@ -38,8 +38,15 @@ pub(super) struct File {
 
 pub(super) const F32: u32 = 0;
 pub(super) const F16: u32 = 1;
+pub(super) const Q4_0: u32 = 2;
 pub(super) const Q4_1: u32 = 3;
+pub(super) const Q5_0: u32 = 6;
+pub(super) const Q5_1: u32 = 7;
 pub(super) const Q8_0: u32 = 8;
+pub(super) const Q4_K: u32 = 12;
+pub(super) const Q5_K: u32 = 13;
+pub(super) const Q6_K: u32 = 14;
+pub(super) const BF16: u32 = 30;
 const ALIGNMENT: usize = 32;
 
 impl File {
@@ -81,6 +88,55 @@ impl File {
             file.add_tensor(name, dimensions, type_id);
         }
         file
+    }
+
+    /// The same with sizes that every type's blocks divide (hidden and feed-forward 256, 4 heads of 64), all matrices of
+    /// one type.
+    pub(super) fn llama_of(type_id: u32) -> Self {
+        let mut file = Self::tiny_llama()
+            .with("llama.embedding_length", Meta::U32(256))
+            .with("llama.feed_forward_length", Meta::U32(256));
+        for tensor in std::mem::take(&mut file.tensors) {
+            let shape = match tensor.dimensions.as_slice() {
+                [_] => vec![256],
+                [_, 262] => vec![256, 262],
+                [_, 8] => vec![256, 64],
+                _ => vec![256, 256],
+            };
+            let type_id = if shape.len() == 1 { F32 } else { type_id };
+            file.add_tensor(&tensor.name, shape, type_id);
+        }
+        file
+    }
+
+    /// The tiny model under another architecture's name, with further tensors: name, length, both of float32.
+    pub(super) fn tiny_of(architecture: &str, vectors: &[(&str, u64)]) -> Self {
+        let mut file = Self::tiny_llama().with("general.architecture", architecture);
+        for (key, _) in &mut file.metadata {
+            if let Some(name) = key.strip_prefix("llama.") {
+                *key = format!("{architecture}.{name}");
+            }
+        }
+        for (name, length) in vectors {
+            file.add_tensor(&format!("blk.0.{name}"), vec![*length], F32);
+        }
+        file
+    }
+
+    /// The file's parts, as a model split after so many tensors is written: all metadata in the first.
+    pub(super) fn split(&self, after: usize) -> [Self; 2] {
+        let (mut first, mut second) = (self.clone(), self.clone());
+        second.tensors = first.tensors.split_off(after);
+        second.metadata.clear();
+        for (number, part) in [&mut first, &mut second].into_iter().enumerate() {
+            part.set("split.no", Meta::U32(u32::try_from(number).unwrap()));
+            part.set("split.count", Meta::U32(2));
+            part.set(
+                "split.tensors.count",
+                Meta::U32(u32::try_from(self.tensors.len()).unwrap()),
+            );
+        }
+        [first, second]
     }
 
     fn add_tokenizer(&mut self) {
@@ -208,21 +264,34 @@ fn meta(bytes: &mut Vec<u8>, value: &Meta) {
 fn tensor_data(type_id: u32, values: usize, salt: usize) -> Vec<u8> {
     let byte = |at: usize| u8::try_from((at * 37 + salt * 101) % 251).unwrap();
     let half = |at: usize| f16::from_f32((at % 23 + salt) as f32 / 16.0 - 0.5).to_le_bytes();
-    let (block_len, halves, block_bytes) = match type_id {
+    let (block_len, block_bytes, halves): (_, _, &[usize]) = match type_id {
         F32 => {
             return (0..values)
                 .flat_map(|at| ((at + salt) as f32 / 3.0).to_le_bytes())
                 .collect();
         }
         F16 => return (0..values).flat_map(half).collect(),
-        Q4_1 => (32, 2, 20),
-        Q8_0 => (32, 1, 34),
-        _ => (32, 0, 32),
+        BF16 => {
+            let value = |at: usize| bf16::from_f32((at + salt) as f32 / 3.0).to_le_bytes();
+            return (0..values).flat_map(value).collect();
+        }
+        Q4_0 => (32, 18, &[0]),
+        Q4_1 => (32, 20, &[0, 2]),
+        Q5_0 => (32, 22, &[0]),
+        Q5_1 => (32, 24, &[0, 2]),
+        Q8_0 => (32, 34, &[0]),
+        Q4_K => (256, 144, &[0, 2]),
+        Q5_K => (256, 176, &[0, 2]),
+        Q6_K => (256, 210, &[208]),
+        _ => (32, 32, &[]),
     };
     let mut data = Vec::new();
     for block in 0..values / block_len {
-        (0..halves).for_each(|at| data.extend(half(block * halves + at)));
-        data.extend((halves * 2..block_bytes).map(|at| byte(block * block_bytes + at)));
+        let start = data.len();
+        data.extend((0..block_bytes).map(|at| byte(block * block_bytes + at)));
+        for (number, at) in halves.iter().enumerate() {
+            data[start + at..start + at + 2].copy_from_slice(&half(block * halves.len() + number));
+        }
     }
     data
 }

@@ -106,7 +106,7 @@ fn a_failed_conversion_leaves_nothing_behind() {
     assert!(
         error
             .to_string()
-            .contains(r#"tensor "blk.0.ffn_down.weight" holds a value that is not finite, in row 31"#),
+            .contains(r#"tensor "blk.0.ffn_down.weight" holds a value that is not finite, in row 31, from byte "#),
         "{error}"
     );
     assert_eq!(place.siblings(), Vec::<String>::new());

@@ -1,6 +1,6 @@
 //! Well-formed files that are refused: each error names the tensor or key, what it has and what would be accepted.
 
-use super::file::{F32, File, Meta};
+use super::file::{F32, File, Meta, Q4_K};
 use crate::{ConvertOptions, Target, convert};
 
 #[track_caller]
@@ -29,7 +29,7 @@ fn tiny() -> File {
 fn other_architectures_and_parts_of_models() {
     refused(
         tiny().with("general.architecture", "mamba"),
-        &[r#""mamba""#, "supported: llama"],
+        &[r#""mamba""#, "supported: llama, qwen2, qwen3"],
     );
     refused(
         tiny().without("general.architecture"),
@@ -39,24 +39,23 @@ fn other_architectures_and_parts_of_models() {
         tiny().with("general.type", "adapter"),
         &[r#""adapter""#, "supported: model"],
     );
-    refused(
-        tiny().with("split.count", Meta::U32(3)),
-        &["a model split into 3 files"],
-    );
 }
 
 #[test]
 fn tensor_types_without_a_codec_are_named() {
-    let mut file = tiny();
-    let tensor = file.tensor("blk.0.ffn_gate.weight");
-    tensor.type_id = 6;
-    tensor.data.resize(64 * 22, 0);
-    let parts = [
-        r#"tensor "blk.0.ffn_gate.weight" has type Q5_0"#,
-        "not supported yet",
-        "F32, F16, Q4_1, Q8_0",
-    ];
-    refused(file, &parts);
+    for (type_id, name, block_bytes) in [(10, "Q2_K", 84), (11, "Q3_K", 110), (15, "Q8_K", 292)] {
+        let mut file = File::llama_of(Q4_K);
+        let tensor = file.tensor("blk.0.ffn_gate.weight");
+        tensor.type_id = type_id;
+        tensor.data = vec![0; 256 * block_bytes];
+        let parts = [
+            &format!(r#"tensor "blk.0.ffn_gate.weight" has type {name} (described at byte "#),
+            "not supported yet",
+            "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16",
+            "choose another export of the model",
+        ];
+        refused(file, &parts);
+    }
 }
 
 #[test]

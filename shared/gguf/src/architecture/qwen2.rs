@@ -1,0 +1,51 @@
+//! Qwen2 and Qwen2.5: as Llama, with biases on query, key and value, and rows as they were trained.
+
+use super::{Architecture, Setting, Size, row};
+
+pub(super) const QWEN2: Architecture = Architecture {
+    name: "qwen2",
+    class: "Qwen2ForCausalLM",
+    model_type: "qwen2",
+    fields: &[],
+    settings: &[
+        ("hidden_act", Setting::Text("silu")),
+        ("attention_dropout", Setting::Number(0.0)),
+        ("rope_scaling", Setting::Null),
+        ("use_sliding_window", Setting::Flag(false)),
+        ("use_cache", Setting::Flag(true)),
+    ],
+    layer: &[
+        row("attn_norm.weight", "input_layernorm.weight", &[Size::Hidden]),
+        row(
+            "attn_q.weight",
+            "self_attn.q_proj.weight",
+            &[Size::Queries, Size::Hidden],
+        ),
+        row("attn_q.bias", "self_attn.q_proj.bias", &[Size::Queries]),
+        row("attn_k.weight", "self_attn.k_proj.weight", &[Size::Keys, Size::Hidden]),
+        row("attn_k.bias", "self_attn.k_proj.bias", &[Size::Keys]),
+        row("attn_v.weight", "self_attn.v_proj.weight", &[Size::Keys, Size::Hidden]),
+        row("attn_v.bias", "self_attn.v_proj.bias", &[Size::Keys]),
+        row(
+            "attn_output.weight",
+            "self_attn.o_proj.weight",
+            &[Size::Hidden, Size::Queries],
+        ),
+        row("ffn_norm.weight", "post_attention_layernorm.weight", &[Size::Hidden]),
+        row(
+            "ffn_gate.weight",
+            "mlp.gate_proj.weight",
+            &[Size::Intermediate, Size::Hidden],
+        ),
+        row(
+            "ffn_up.weight",
+            "mlp.up_proj.weight",
+            &[Size::Intermediate, Size::Hidden],
+        ),
+        row(
+            "ffn_down.weight",
+            "mlp.down_proj.weight",
+            &[Size::Hidden, Size::Intermediate],
+        ),
+    ],
+};
