@@ -1,6 +1,7 @@
 //! Hands mapped memory to MLX, without a copy where the backend can use it in place.
 #![expect(unsafe_code, reason = "gives MLX a pointer into a mapped file")]
 
+#[cfg(target_os = "linux")]
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
