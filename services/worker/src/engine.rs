@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use kr_boot::exit::with_causes;
 use kr_contract::WorkerInstanceId;
 use kr_engine::fake::{FakeModel, FakeModelConfig};
 use kr_engine::scheduler::SchedulerConfig;
@@ -102,7 +103,7 @@ impl Starting {
                     );
                 }
                 Err(error) => {
-                    readiness.send_replace(Readiness::NotLoaded(text(&error)));
+                    readiness.send_replace(Readiness::NotLoaded(with_causes(&error).into()));
                     return;
                 }
             }
@@ -122,7 +123,7 @@ impl Starting {
         readiness.send_if_modified(|readiness| readiness.finish_loading(Arc::new(profile)));
         readiness.send_replace(match self.thread.join() {
             Ok(()) => Readiness::Drained,
-            Err(error) => Readiness::Failed(text(&error)),
+            Err(error) => Readiness::Failed(with_causes(&error).into()),
         });
     }
 }
@@ -164,12 +165,6 @@ fn limited(mut fake: FakeModelConfig, limits: LimitsConfig) -> FakeModelConfig {
 )]
 fn take_time(duration: Duration) {
     std::thread::sleep(duration);
-}
-
-/// Returns `error` with its causes in one line.
-fn text(error: &dyn std::error::Error) -> Arc<str> {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ").into()
 }
 
 #[cfg(test)]

@@ -21,9 +21,9 @@ pub(crate) struct Profile {
 /// What is known of a model beside its limits.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelFacts {
-    /// SHA-256 of the model.
+    /// What identifies the model, as the wire has it: 64 hexadecimal digits.
     pub(crate) digest: String,
-    /// SHA-256 of tokenizer.json, empty where there is none.
+    /// SHA-256 of tokenizer.json in the same form, empty where there is none.
     pub(crate) tokenizer_digest: String,
     pub(crate) fingerprint: NumericsFingerprint,
     /// Hugging Face's name.

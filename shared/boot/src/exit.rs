@@ -40,11 +40,13 @@ pub fn lines(service: &str, error: &(dyn Error + 'static)) -> Vec<String> {
                 .map(|line| format!("{service}: configuration: {line}"))
                 .collect()
         }
-        None => {
-            let causes: Vec<String> = chain(error).map(ToString::to_string).collect();
-            vec![format!("{service}: {}", causes.join(": "))]
-        }
+        None => vec![format!("{service}: {}", with_causes(error))],
     }
+}
+
+/// Returns `error` and its causes in one line, outermost first.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -11,10 +11,6 @@ pub const OTHER: &str = "_OTHER";
 
 /// `error.type`: a low-cardinality class of failure, absent on success.
 pub const ERROR_TYPE: &str = "error.type";
-/// `server.address`: host the server listens on.
-pub const SERVER_ADDRESS: &str = "server.address";
-/// `server.port`: port the server listens on.
-pub const SERVER_PORT: &str = "server.port";
 
 /// Fields that steer how a tracing span becomes an OpenTelemetry span.
 pub mod span {
@@ -32,8 +28,6 @@ pub mod span {
 pub mod rpc {
     /// Metric: seconds from a call's arrival to its trailers (histogram, `s`).
     pub const SERVER_CALL_DURATION: &str = "rpc.server.call.duration";
-    /// Metric: seconds from a call's start to its trailers (histogram, `s`).
-    pub const CLIENT_CALL_DURATION: &str = "rpc.client.call.duration";
     /// Attribute: [`SYSTEM_GRPC`].
     pub const SYSTEM_NAME: &str = "rpc.system.name";
     /// The value of [`SYSTEM_NAME`].
@@ -54,25 +48,19 @@ pub mod gen_ai {
     pub const SERVER_TIME_PER_OUTPUT_TOKEN: &str = "gen_ai.server.time_per_output_token";
     /// Metric: tokens by [`TOKEN_TYPE`] (histogram, `{token}`).
     pub const CLIENT_TOKEN_USAGE: &str = "gen_ai.client.token.usage";
-    /// Metric: seconds of a whole operation as its client sees it (histogram, `s`).
-    pub const CLIENT_OPERATION_DURATION: &str = "gen_ai.client.operation.duration";
 
-    /// Attribute: [`OPERATION_CHAT`], [`OPERATION_TEXT_COMPLETION`] or [`OPERATION_EMBEDDINGS`].
+    /// Attribute: [`OPERATION_CHAT`] or [`OPERATION_TEXT_COMPLETION`].
     pub const OPERATION_NAME: &str = "gen_ai.operation.name";
     /// A chat.
     pub const OPERATION_CHAT: &str = "chat";
     /// A completion of a prompt.
     pub const OPERATION_TEXT_COMPLETION: &str = "text_completion";
-    /// An embedding.
-    pub const OPERATION_EMBEDDINGS: &str = "embeddings";
     /// Attribute: [`PROVIDER_KR`].
     pub const PROVIDER_NAME: &str = "gen_ai.provider.name";
     /// The value of [`PROVIDER_NAME`].
     pub const PROVIDER_KR: &str = "kr_serve";
     /// Attribute: the model asked for, or [`super::OTHER`] if it is not served here.
     pub const REQUEST_MODEL: &str = "gen_ai.request.model";
-    /// Attribute: the model that answered.
-    pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
     /// Attribute: [`TOKEN_TYPE_INPUT`] or [`TOKEN_TYPE_OUTPUT`].
     pub const TOKEN_TYPE: &str = "gen_ai.token.type";
     /// Tokens of the prompt.

@@ -20,7 +20,7 @@ mod traces;
 
 pub use config::{Level, LogFormat, OtlpConfig, TelemetryConfig};
 pub use error::Error;
-pub use propagation::{extract_headers, extract_metadata, inject_metadata, inject_traceparent, set_parent};
+pub use propagation::{inject_traceparent, set_parent};
 pub use resource::Identity;
 
 use std::sync::Arc;

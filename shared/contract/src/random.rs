@@ -75,6 +75,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "below 10, which it is to be truncated to"
+    )]
     fn numbers_are_uniform_over_positions() {
         let mut counts = [0_u32; 10];
         for position in 0..10_000 {
