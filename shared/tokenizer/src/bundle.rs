@@ -14,6 +14,9 @@ use crate::error::Error;
 use crate::pieces::Pieces;
 use files::{Files, TOKENIZER};
 
+/// Ids are below this. Tables are as long as the largest id, and a damaged file must not make them endless.
+const MAX_VOCABULARY: u32 = 1 << 24;
+
 /// Tokenizer, chat template and special ids of one model. Immutable; shared in an [`Arc`].
 #[derive(Debug)]
 pub struct Bundle {
@@ -38,6 +41,7 @@ impl Bundle {
             source,
         };
         let tokenizer = parse(&files.tokenizer).map_err(fault)?;
+        refuse_endless_vocabulary(&tokenizer).map_err(fault)?;
         let pieces = Pieces::of(&tokenizer, files.decoder()?).map_err(|found| files.unsupported_decoder(found))?;
         let token_id = |token: Option<&String>| token.and_then(|token| tokenizer.token_to_id(token));
         let (bos_id, unknown) = (
@@ -154,6 +158,13 @@ impl Bundle {
 fn parse(bytes: &[u8]) -> Result<Tokenizer, crate::error::TokenizerFault> {
     std::panic::catch_unwind(|| Tokenizer::from_bytes(bytes))
         .unwrap_or_else(|_| Err("the tokenizer library gave up on the file".into()))
+}
+
+fn refuse_endless_vocabulary(tokenizer: &Tokenizer) -> Result<(), crate::error::TokenizerFault> {
+    match tokenizer.get_vocab(true).into_values().max() {
+        Some(id) if id >= MAX_VOCABULARY => Err(format!("token id {id} is not below {MAX_VOCABULARY}").into()),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

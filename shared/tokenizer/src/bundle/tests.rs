@@ -155,6 +155,17 @@ fn fields_of_the_wrong_type_are_refused_without_a_panic() {
 }
 
 #[test]
+fn an_id_beyond_every_vocabulary_is_refused_before_tables_are_made() {
+    let copy = Copy::of("byte_level");
+    let mut json: serde_json::Value = serde_json::from_slice(&copy.read("tokenizer.json")).unwrap();
+    json["model"]["vocab"]["zzz"] = u32::MAX.into();
+    refused(
+        copy.write("tokenizer.json", json.to_string()),
+        &["/tokenizer.json is not a usable tokenizer", "token id 4294967295"],
+    );
+}
+
+#[test]
 fn truncation_and_padding_of_the_file_are_ignored() {
     let truncation = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
     let padding = json!({"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"});
