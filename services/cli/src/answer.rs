@@ -265,9 +265,11 @@ mod tests {
         ];
         let mut seen = Vec::new();
         let stream = tokio_stream::iter(pieces);
-        let answer = Answer::collect(stream, Instant::now(), |text| Ok(seen.push(text.to_owned())))
-            .await
-            .unwrap();
+        let show = |text: &str| {
+            seen.push(text.to_owned());
+            Ok(())
+        };
+        let answer = Answer::collect(stream, Instant::now(), show).await.unwrap();
         assert_eq!(seen, ["He", "llo"]);
         assert_eq!(
             (answer.text.as_str(), answer.token_ids.as_slice()),

@@ -32,7 +32,7 @@ pub(crate) enum Error {
     #[error("{0}")]
     Configuration(String),
     /// A file cannot be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{}", path.display())]
     File {
         path: PathBuf,
         #[source]
@@ -45,7 +45,7 @@ pub(crate) enum Error {
     #[error("{0}")]
     Pull(String),
     /// Standard output is gone.
-    #[error("output: {0}")]
+    #[error("input or output")]
     Output(#[from] std::io::Error),
     /// Some requests of a benchmark failed.
     #[error("{failed} of {requests} requests failed; the first: {first}")]
@@ -73,7 +73,7 @@ impl Error {
         {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(std::io::stderr(), "kr: {self}");
+        let _ = writeln!(std::io::stderr(), "kr: {}", self.with_causes());
         ExitCode::from(match self {
             Self::Configuration(_) => 64,
             Self::Connect { .. } => 69,
@@ -81,6 +81,18 @@ impl Error {
             Self::Interrupted => 130,
             _ => 1,
         })
+    }
+
+    /// Returns the message followed by those of its causes; some already end with their cause's.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        for cause in std::iter::successors(std::error::Error::source(self), |error| error.source()) {
+            let cause = cause.to_string();
+            if !text.ends_with(&cause) {
+                text.push_str(&format!(": {cause}"));
+            }
+        }
+        text
     }
 }
 

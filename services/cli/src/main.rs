@@ -11,15 +11,17 @@ mod error;
 mod generate;
 mod model;
 mod options;
+mod shell;
 mod terminal;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::error::Error;
 
-/// Talk to kr-serve-mlx, import models, measure.
+/// Talk to kr-serve-mlx, get models, measure.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong configuration, 69 server not reachable, 130 interrupted.
 #[derive(Debug, Parser)]
@@ -43,6 +45,16 @@ enum Command {
     /// Show or check a router's configuration.
     #[command(subcommand)]
     Config(config::Command),
+    /// Print a script that lets a shell complete commands and flags.
+    Completions {
+        /// The shell.
+        shell: shell::Completing,
+    },
+    /// Write manual pages, one for each command.
+    Man {
+        /// The folder to write them to, such as ~/.local/share/man/man1.
+        folder: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -71,6 +83,8 @@ async fn run(command: Command) -> Result<(), Error> {
         Command::Model(command) => interruptible(model::run(command)).await,
         Command::Bench(args) => interruptible(bench::run(args)).await,
         Command::Config(command) => config::run(command),
+        Command::Completions { shell } => shell::completions(shell, Cli::command()),
+        Command::Man { folder } => shell::manual(folder, Cli::command()),
     }
 }
 
