@@ -13,7 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kr-boot", &[]),
     ("kr-contract", &[]),
     ("kr-tokenizer", &["kr-contract"]),
-    ("kr-gguf", &[]),
+    ("kr-gguf", &["kr-tokenizer"]),
     ("kr-kernels", &[]),
     ("kr-engine", &["kr-contract"]),
     ("kr-model", &["kr-contract", "kr-engine", "kr-kernels"]),

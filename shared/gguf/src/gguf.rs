@@ -188,6 +188,14 @@ impl Gguf {
         .ok_or_else(|| self.missing(Place::Key(key.into())))
     }
 
+    pub(crate) fn required_floats(&self, key: &str) -> Result<Vec<f32>, Error> {
+        self.typed(key, "an array of 32-bit floats", |value| match value {
+            Value::Array(Array::Scalars(values)) => values.floats(),
+            _ => None,
+        })?
+        .ok_or_else(|| self.missing(Place::Key(key.into())))
+    }
+
     pub(crate) fn required_integers(&self, key: &str) -> Result<Vec<i64>, Error> {
         self.typed(key, "an array of whole numbers", |value| match value {
             Value::Array(Array::Scalars(values)) => values.integers(),

@@ -7,4 +7,5 @@ mod file;
 mod overwriting;
 mod refused_models;
 mod split;
+mod tokenizers;
 mod types;

@@ -1,16 +1,18 @@
 //! Rebuilds `tokenizer.json` and `tokenizer_config.json` from a GGUF file's metadata.
 //!
-//! Byte-level BPE only for now. How text is split before the merges is named by `tokenizer.ggml.pre`; each name is one
-//! row in [`pre_tokenizer::RULES`].
+//! Two kinds are known, byte-level BPE and SentencePiece's BPE, each a module that fills a [`Pipeline`]; vocabulary,
+//! special tokens and the ends of texts are the same for both.
 
+mod byte_level;
 mod pre_tokenizer;
+mod sentence_piece;
 mod vocabulary;
 
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, Place};
 use crate::gguf::Gguf;
-use vocabulary::{Kind, Vocabulary};
+use vocabulary::Vocabulary;
 
 /// The files, and the ids that other files repeat.
 #[derive(Debug)]
@@ -37,6 +39,25 @@ pub(crate) struct ModelSizes {
     pub(crate) context_length: u32,
 }
 
+/// The parts of `tokenizer.json` that depend on the kind.
+#[derive(Debug)]
+struct Pipeline {
+    normalizer: Json,
+    pre_tokenizer: Json,
+    decoder: Json,
+    model: Json,
+    /// Whether texts begin with the beginning token, unless the file says otherwise.
+    begins: bool,
+}
+
+type Read = fn(&Gguf, &Vocabulary<'_>) -> Result<Pipeline, Error>;
+
+/// Names in `tokenizer.ggml.model`, what they are called elsewhere, and what reads them.
+const KINDS: [(&str, &str, Read); 2] = [
+    ("gpt2", "byte-level BPE", byte_level::read),
+    ("llama", "SentencePiece BPE", sentence_piece::read),
+];
+
 /// Reads the tokenizer's metadata.
 ///
 /// # Errors
@@ -44,29 +65,28 @@ pub(crate) struct ModelSizes {
 pub(crate) fn read(gguf: &Gguf, model: ModelSizes) -> Result<Tokenizer, Error> {
     let key = "tokenizer.ggml.model";
     let kind = gguf.required_text(key)?;
-    if kind != "gpt2" {
-        let supported = "\"gpt2\" (byte-level BPE)";
-        return Err(gguf.unsupported(Place::Key(key.into()), format!("{kind:?}"), supported));
-    }
-    let key = "tokenizer.ggml.add_space_prefix";
-    if gguf.flag(key)? == Some(true) {
-        return Err(gguf.unsupported(Place::Key(key.into()), "true", "false"));
-    }
-    let pre_tokenizer = pre_tokenizer::read(gguf)?;
+    let Some((.., read)) = KINDS.iter().find(|(known, ..)| *known == kind) else {
+        let known: Vec<_> = KINDS
+            .iter()
+            .map(|(known, name, _)| format!("{known:?} ({name})"))
+            .collect();
+        return Err(gguf.unsupported(Place::Key(key.into()), format!("{kind:?}"), known.join(", ")));
+    };
     let vocabulary = Vocabulary::read(gguf, model.vocab_size)?;
+    let pipeline = read(gguf, &vocabulary)?;
     let ids = special_ids(gguf, &vocabulary)?;
-    let ends = Ends::read(gguf, &ids)?;
+    let ends = Ends::read(gguf, &ids, pipeline.begins)?;
     Ok(Tokenizer {
         tokenizer: json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added_tokens(&vocabulary),
-            "normalizer": null,
-            "pre_tokenizer": pre_tokenizer,
+            "normalizer": pipeline.normalizer,
+            "pre_tokenizer": pipeline.pre_tokenizer,
             "post_processor": ends.post_processor(&vocabulary),
-            "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
-            "model": bpe(&vocabulary),
+            "decoder": pipeline.decoder,
+            "model": pipeline.model,
         }),
         config: tokenizer_config(gguf, &vocabulary, &ids, &ends, model)?,
         ids,
@@ -104,17 +124,19 @@ struct Ends {
 }
 
 impl Ends {
-    fn read(gguf: &Gguf, ids: &SpecialIds) -> Result<Self, Error> {
-        let wanted = |name: &str, id: Option<u32>| {
-            let wanted = gguf.flag(&format!("tokenizer.ggml.add_{name}_token"))?.unwrap_or(false);
+    fn read(gguf: &Gguf, ids: &SpecialIds, begins: bool) -> Result<Self, Error> {
+        let wanted = |name: &str, id: Option<u32>, default: bool| {
+            let wanted = gguf
+                .flag(&format!("tokenizer.ggml.add_{name}_token"))?
+                .unwrap_or(default);
             match id {
                 None if wanted => Err(gguf.missing(Place::Key(format!("tokenizer.ggml.{name}_token_id")))),
                 id => Ok(id.filter(|_| wanted)),
             }
         };
         Ok(Self {
-            bos: wanted("bos", ids.bos)?,
-            eos: wanted("eos", ids.eos.first().copied())?,
+            bos: wanted("bos", ids.bos, begins)?,
+            eos: wanted("eos", ids.eos.first().copied(), false)?,
         })
     }
 
@@ -167,25 +189,9 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Vec<Json> {
     added.collect()
 }
 
-fn bpe(vocabulary: &Vocabulary<'_>) -> Json {
-    let vocab: Map<_, _> = vocabulary
-        .tokens
-        .iter()
-        .zip(0_u32..)
-        .map(|(token, id)| (token.clone(), id.into()))
-        .collect();
-    json!({
-        "type": "BPE",
-        "dropout": null,
-        "unk_token": null,
-        "continuing_subword_prefix": null,
-        "end_of_word_suffix": null,
-        "fuse_unk": false,
-        "byte_fallback": false,
-        "ignore_merges": false,
-        "vocab": vocab,
-        "merges": vocabulary.merges,
-    })
+fn vocab(vocabulary: &Vocabulary<'_>) -> Map<String, Json> {
+    let ids = vocabulary.iter();
+    ids.map(|(id, token, _)| (token.to_owned(), id.into())).collect()
 }
 
 fn tokenizer_config(
@@ -220,16 +226,4 @@ fn tokenizer_config(
         config["chat_template"] = template.into();
     }
     Ok(config)
-}
-
-impl Vocabulary<'_> {
-    /// Tokens that are matched in text before it is split: id, content, and whether they control the model.
-    fn added(&self) -> impl Iterator<Item = (u32, &str, bool)> {
-        let tokens = self.tokens.iter().zip(0_u32..).zip(&self.kinds);
-        tokens.filter_map(|((token, id), kind)| match kind {
-            Kind::Control => Some((id, token.as_str(), true)),
-            Kind::UserDefined => Some((id, token.as_str(), false)),
-            Kind::Plain => None,
-        })
-    }
 }

@@ -55,6 +55,18 @@ impl ScalarArray {
         self.bytes.is_empty()
     }
 
+    /// The elements, if they are 32-bit floats.
+    #[must_use]
+    pub fn floats(&self) -> Option<Vec<f32>> {
+        self.bytes
+            .chunks_exact(self.kind.bytes())
+            .map(|element| match scalar(self.kind, element) {
+                Some(Value::Float32(value)) => Some(value),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// The elements, if they are integers that fit.
     #[must_use]
     pub fn integers(&self) -> Option<Vec<i64>> {

@@ -30,8 +30,12 @@ pub(super) fn converted(file: &File, target: Target) -> Converted {
 }
 
 impl Converted {
+    pub(super) fn dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("out")
+    }
+
     fn path(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join("out").join(name)
+        self.dir().join(name)
     }
 
     pub(super) fn json(&self, name: &str) -> Json {

@@ -11,6 +11,7 @@ pub(super) enum Meta {
     Text(String),
     Texts(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 impl From<&str> for Meta {
@@ -120,6 +121,19 @@ impl File {
         for (name, length) in vectors {
             file.add_tensor(&format!("blk.0.{name}"), vec![*length], F32);
         }
+        file
+    }
+
+    /// The tiny model with another vocabulary: tokens and their kinds. Token 1 begins texts, token 2 ends them.
+    pub(super) fn with_tokens(self, tokens: Vec<String>, kinds: Vec<i32>) -> Self {
+        let rows = tokens.len() as u64;
+        let mut file = self
+            .without("token_embd.weight")
+            .with("tokenizer.ggml.tokens", Meta::Texts(tokens))
+            .with("tokenizer.ggml.token_type", Meta::I32s(kinds))
+            .with("tokenizer.ggml.bos_token_id", Meta::U32(1))
+            .with("tokenizer.ggml.eos_token_id", Meta::U32(2));
+        file.add_tensor("token_embd.weight", vec![32, rows], F32);
         file
     }
 
@@ -252,6 +266,10 @@ fn meta(bytes: &mut Vec<u8>, value: &Meta) {
         Meta::Texts(values) => {
             array(bytes, 8, values.len());
             values.iter().for_each(|value| text(bytes, value));
+        }
+        Meta::F32s(values) => {
+            array(bytes, 6, values.len());
+            values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
         }
         Meta::I32s(values) => {
             array(bytes, 5, values.len());

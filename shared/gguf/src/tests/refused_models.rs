@@ -128,12 +128,12 @@ fn neutral_settings_are_accepted() {
 #[test]
 fn tokenizers_that_cannot_be_rebuilt() {
     refused(
-        tiny().with("tokenizer.ggml.model", "llama"),
-        &[r#""llama""#, "byte-level BPE"],
+        tiny().with("tokenizer.ggml.model", "t5"),
+        &[r#""t5""#, r#""gpt2" (byte-level BPE), "llama" (SentencePiece BPE)"#],
     );
     refused(
-        tiny().with("tokenizer.ggml.pre", "qwen2"),
-        &[r#""qwen2""#, r#"supported: "smollm""#],
+        tiny().with("tokenizer.ggml.pre", "tekken"),
+        &[r#""tekken""#, r#"supported: "smollm", "gpt-2""#],
     );
     refused(
         tiny().with("tokenizer.ggml.add_space_prefix", Meta::Bool(true)),

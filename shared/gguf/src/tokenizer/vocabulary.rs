@@ -1,4 +1,4 @@
-//! Tokens, their kinds and the merges, checked against each other.
+//! Tokens and their kinds, checked against each other.
 
 use std::collections::HashMap;
 
@@ -7,25 +7,28 @@ use crate::gguf::Gguf;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const KINDS: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
 
-/// The vocabulary of a byte-level BPE tokenizer.
+/// The tokens of a model, each once.
 #[derive(Debug)]
 pub(super) struct Vocabulary<'a> {
     pub(super) tokens: &'a [String],
     pub(super) kinds: Vec<Kind>,
-    pub(super) merges: Vec<(&'a str, &'a str)>,
+    pub(super) ids: HashMap<&'a str, u32>,
 }
 
 /// What a token is to the encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Reached by merges only.
+    /// Ordinary text, or never used.
     Plain,
+    /// Stands for text that no token covers; special.
+    Unknown,
     /// Controls the model; special.
     Control,
     /// Matched in text, but ordinary text all the same.
     UserDefined,
+    /// One byte, where no other token covers it.
+    Byte,
 }
 
 impl<'a> Vocabulary<'a> {
@@ -39,14 +42,28 @@ impl<'a> Vocabulary<'a> {
         Ok(Self {
             tokens,
             kinds: kinds(gguf, tokens.len())?,
-            merges: merges(gguf, &ids)?,
+            ids,
+        })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &'a str, Kind)> {
+        let tokens = self.tokens.iter().zip(0_u32..).zip(&self.kinds);
+        tokens.map(|((token, id), kind)| (id, token.as_str(), *kind))
+    }
+
+    /// Tokens that are matched in text before it is split: id, content, and whether they control the model.
+    pub(super) fn added(&self) -> impl Iterator<Item = (u32, &'a str, bool)> {
+        self.iter().filter_map(|(id, token, kind)| match kind {
+            Kind::Unknown | Kind::Control => Some((id, token, true)),
+            Kind::UserDefined => Some((id, token, false)),
+            Kind::Plain | Kind::Byte => None,
         })
     }
 }
 
-fn ids<'a>(gguf: &Gguf, tokens: &'a [String]) -> Result<HashMap<&'a str, usize>, Error> {
+fn ids<'a>(gguf: &Gguf, tokens: &'a [String]) -> Result<HashMap<&'a str, u32>, Error> {
     let mut ids = HashMap::with_capacity(tokens.len());
-    for (id, token) in tokens.iter().enumerate() {
+    for (token, id) in tokens.iter().zip(0_u32..) {
         if token.is_empty() {
             return Err(gguf.inconsistent(
                 Place::Key(TOKENS.into()),
@@ -70,28 +87,12 @@ fn kinds(gguf: &Gguf, tokens: usize) -> Result<Vec<Kind>, Error> {
         return Err(gguf.inconsistent(place(), found, format!("{tokens}, one for each token")));
     }
     let kind = |number: &i64| match number {
-        1 | 5 | 6 => Ok(Kind::Plain),
-        2 | 3 => Ok(Kind::Control),
+        1 | 5 => Ok(Kind::Plain),
+        2 => Ok(Kind::Unknown),
+        3 => Ok(Kind::Control),
         4 => Ok(Kind::UserDefined),
+        6 => Ok(Kind::Byte),
         other => Err(gguf.inconsistent(place(), format!("token type {other}"), "a token type from 1 to 6")),
     };
     numbers.iter().map(kind).collect()
-}
-
-fn merges<'a>(gguf: &'a Gguf, ids: &HashMap<&str, usize>) -> Result<Vec<(&'a str, &'a str)>, Error> {
-    let pair = |(rank, merge): (usize, &'a String)| {
-        let fault =
-            |expected: &str| gguf.inconsistent(Place::Key(MERGES.into()), format!("merge {rank}, {merge:?}"), expected);
-        let (left, right) = merge
-            .split_once(' ')
-            .ok_or_else(|| fault("two tokens with a space between"))?;
-        let known =
-            ids.contains_key(left) && ids.contains_key(right) && ids.contains_key(format!("{left}{right}").as_str());
-        if known {
-            Ok((left, right))
-        } else {
-            Err(fault("two tokens of the vocabulary whose union is one too"))
-        }
-    };
-    gguf.required_texts(MERGES)?.iter().enumerate().map(pair).collect()
 }
