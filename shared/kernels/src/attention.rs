@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use crate::Machine;
 use crate::instructions::dispatched;
 use crate::lanes::{LANES, Lanes};
-use crate::linear::{Ahead, dot_products};
+use crate::tile::{Ahead, dot_products};
 
 pub use rotary::RotaryTable;
 
@@ -23,6 +23,27 @@ pub struct Span {
     pub len: usize,
     /// First token in the batch.
     pub offset: usize,
+}
+
+/// What tokens bring, a part of each row of an array: `width` elements from `offset` on, rows `stride` elements apart.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenPart<'a> {
+    /// `[tokens, stride]`.
+    pub values: &'a [f32],
+    /// Where the part begins in a row.
+    pub offset: usize,
+    /// Length of a row.
+    pub stride: usize,
+}
+
+impl<'a> TokenPart<'a> {
+    fn tokens(&self) -> usize {
+        self.values.len() / self.stride
+    }
+
+    fn token(&self, index: usize, width: usize) -> &'a [f32] {
+        &self.values[index * self.stride..(index + 1) * self.stride][self.offset..self.offset + width]
+    }
 }
 
 /// A cache of keys or of values: `[rows, kv_heads, capacity, head_dim]`.
@@ -52,15 +73,17 @@ impl CacheShape {
     }
 
     /// Calls `write` with the position, the vector and the place of every head of every token of `spans`.
-    fn scatter(&self, spans: &[Span], new: &[f32], cache: &mut [f32], write: impl Fn(usize, &[f32], &mut [f32])) {
-        let width = self.kv_heads * self.head_dim;
-        self.check(spans, new.len() / width, cache);
+    fn scatter(
+        &self,
+        spans: &[Span],
+        new: TokenPart<'_>,
+        cache: &mut [f32],
+        write: impl Fn(usize, &[f32], &mut [f32]),
+    ) {
+        self.check(spans, new.tokens(), cache);
         for span in spans {
-            for (index, token) in new[span.offset * width..]
-                .chunks_exact(width)
-                .take(span.len)
-                .enumerate()
-            {
+            for index in 0..span.len {
+                let token = new.token(span.offset + index, self.kv_heads * self.head_dim);
                 for (head, vector) in token.chunks_exact(self.head_dim).enumerate() {
                     let place = self.place(span.row, head, span.start + index);
                     write(span.start + index, vector, &mut cache[place..place + self.head_dim]);
@@ -70,21 +93,21 @@ impl CacheShape {
     }
 }
 
-/// Rotates the keys `k`, `[tokens, kv_heads, head_dim]`, of `spans` and writes them to their positions.
+/// Rotates the keys of `spans`, `[tokens, kv_heads, head_dim]`, and writes them to their positions.
 ///
 /// # Panics
 /// When a span lies outside the batch, the cache or the table of angles.
-pub fn write_keys(shape: CacheShape, rotary: &RotaryTable, spans: &[Span], k: &[f32], keys: &mut [f32]) {
+pub fn write_keys(shape: CacheShape, rotary: &RotaryTable, spans: &[Span], k: TokenPart<'_>, keys: &mut [f32]) {
     shape.scatter(spans, k, keys, |position, key, place| {
         rotary.rotate(position, key, place)
     });
 }
 
-/// Writes the values `v`, `[tokens, kv_heads, head_dim]`, of `spans` to their positions.
+/// Writes the values of `spans`, `[tokens, kv_heads, head_dim]`, to their positions.
 ///
 /// # Panics
 /// When a span lies outside the batch or the cache.
-pub fn write_values(shape: CacheShape, spans: &[Span], v: &[f32], values: &mut [f32]) {
+pub fn write_values(shape: CacheShape, spans: &[Span], v: TokenPart<'_>, values: &mut [f32]) {
     shape.scatter(spans, v, values, |_, value, place| place.copy_from_slice(value));
 }
 
@@ -96,7 +119,7 @@ pub struct Attention<'a> {
     /// Angles by position.
     pub rotary: &'a RotaryTable,
     /// `[tokens, heads, head_dim]`, not rotated.
-    pub q: &'a [f32],
+    pub q: TokenPart<'a>,
     /// Of `keys` and of `values`.
     pub cache: CacheShape,
     /// Rotated; written up to the last position of every span.
@@ -113,9 +136,9 @@ impl Attention<'_> {
     /// When a span lies outside the batch, the cache or the table of angles, or lengths do not agree.
     pub fn run(&self, machine: &Machine, spans: &[Span], out: &mut [f32]) {
         let CacheShape { kv_heads, head_dim, .. } = self.cache;
-        let count = self.q.len() / (self.heads * head_dim);
+        let count = self.q.tokens();
         assert!(self.heads.is_multiple_of(kv_heads) && self.rotary.head_dim() == head_dim);
-        assert!(self.q.len() == count * self.heads * head_dim && out.len() == self.q.len());
+        assert!(out.len() == count * self.heads * head_dim);
         assert!(self.keys.len() == self.values.len());
         self.cache.check(spans, count, self.keys);
         let tokens: Vec<(Span, usize)> = spans
@@ -183,7 +206,7 @@ struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// Where these heads lie in queries and output.
+    /// Where these heads lie in the output.
     fn elements(&self) -> std::ops::Range<usize> {
         let group = self.attention.heads / self.attention.cache.kv_heads;
         let head_dim = self.attention.cache.head_dim;
@@ -203,6 +226,7 @@ dispatched! { fn attend_head = attend(query: Query<'_>, scratch: &mut Scratch, o
 #[inline(always)]
 fn attend<S: Lanes>(query: Query<'_>, scratch: &mut Scratch, out: &mut [f32]) {
     let Attention {
+        heads,
         rotary,
         q,
         cache,
@@ -221,7 +245,8 @@ fn attend<S: Lanes>(query: Query<'_>, scratch: &mut Scratch, out: &mut [f32]) {
     #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2^24 elements")]
     let scale = (head_dim as f32).sqrt().recip();
     let rotated = queries.chunks_exact_mut(head_dim);
-    for (head, rotated) in q[query.elements()].chunks_exact(head_dim).zip(rotated) {
+    let heads = &q.token(query.token, heads * head_dim)[query.head * out.len()..][..out.len()];
+    for (head, rotated) in heads.chunks_exact(head_dim).zip(rotated) {
         rotary.rotate(query.position, head, rotated);
         rotated.iter_mut().for_each(|value| *value *= scale);
     }

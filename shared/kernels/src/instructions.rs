@@ -50,9 +50,9 @@ impl Instructions {
 /// Defines a function that runs one that is generic over [`Lanes`](crate::lanes::Lanes) with the lanes of an instruction set, compiled
 /// for it.
 macro_rules! dispatched {
-    ($(#[$attribute:meta])* fn $name:ident = $generic:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident = $generic:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
         $(#[$attribute])*
-        fn $name(instructions: $crate::Instructions, $($argument: $type),*) $(-> $result)? {
+        $visibility fn $name(instructions: $crate::Instructions, $($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($argument: $type),*) $(-> $result)? {

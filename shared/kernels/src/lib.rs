@@ -14,12 +14,12 @@ mod lanes;
 mod linear;
 mod norm;
 mod pool;
+mod tile;
 
-pub use activation::swiglu;
-pub use attention::{Attention, CacheShape, RotaryTable, Span, write_keys, write_values};
+pub use attention::{Attention, CacheShape, RotaryTable, Span, TokenPart, write_keys, write_values};
 pub use exponential::exponentials;
 pub use instructions::Instructions;
-pub use linear::{Linear, linear};
+pub use linear::{Rows, Weight, gated, linear};
 pub use norm::rms_norm;
 pub use pool::Pool;
 

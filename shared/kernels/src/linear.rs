@@ -1,212 +1,183 @@
 //! `x Wᵀ` for weights as checkpoints store them, without packing them first: what a matrix library loses at few rows.
-#![expect(unsafe_code, reason = "inner loops over pointers, one output shared by threads")]
+#![expect(unsafe_code, reason = "one output shared by threads")]
+
+use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::Machine;
-use crate::instructions::dispatched;
-use crate::lanes::{LANES, Lanes};
+use crate::activation::gate_elements;
+use crate::tile::{TILE_OUTPUTS, Tile, tile_products};
 
-/// Rows of weights computed for all rows of `x` before the next ones: they stay in the first-level cache. A multiple of every
-/// block's width below.
-const TILE_OUTPUTS: usize = 24;
-
-/// Elements of a cache line.
-const LINE: usize = 16;
-
-/// Rows of `x` computed together.
-const ROWS: usize = 4;
-
-/// What is asked for ahead of its use: weights are read once a step, and their way from memory is what a product of few rows waits
-/// for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ahead {
-    /// Elements ahead.
-    distance: usize,
-    /// Lines are dealt to so many passes, a power of two.
-    shares: usize,
-    /// This pass's turn.
-    share: usize,
-}
-
-/// One product: `x`: `[rows, inputs]`, `weight`: `[outputs, inputs]`, `bias`: `[outputs]`.
+/// A layer's weights.
 #[derive(Debug, Clone, Copy)]
-pub struct Linear<'a> {
-    /// Rows of activations.
-    pub x: &'a [f32],
-    /// A row for each output.
-    pub weight: &'a [f32],
-    /// Added to every row.
+pub struct Weight<'a> {
+    /// `[outputs, inputs]`.
+    pub matrix: &'a [f32],
+    /// `[outputs]`.
     pub bias: Option<&'a [f32]>,
-    /// Length of a row of `x` and of `weight`.
-    pub inputs: usize,
 }
 
-/// Computes `x Wᵀ + bias` into `out`: `[rows, outputs]`.
+impl<'a> Weight<'a> {
+    /// The tile of the outputs `columns`.
+    fn tile(&self, x: Rows<'a>, columns: &Range<usize>) -> Tile<'a> {
+        Tile {
+            x: x.values,
+            weight: &self.matrix[columns.start * x.width..columns.end * x.width],
+            inputs: x.width,
+        }
+    }
+
+    fn outputs(&self, inputs: usize) -> usize {
+        let outputs = self.matrix.len() / inputs;
+        assert_eq!(self.matrix.len(), outputs * inputs);
+        assert!(self.bias.is_none_or(|bias| bias.len() == outputs));
+        outputs
+    }
+}
+
+/// Rows of activations, one after another.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// `[rows, width]`.
+    pub values: &'a [f32],
+    /// Length of a row.
+    pub width: usize,
+}
+
+impl Rows<'_> {
+    fn count(&self) -> usize {
+        let count = self.values.len() / self.width;
+        assert_eq!(self.values.len(), count * self.width);
+        count
+    }
+}
+
+/// Computes `x Wᵀ + bias` of every weight, side by side, and adds `residual`. `out` and `residual`:
+/// `[rows, outputs of all weights]`.
 ///
 /// # Panics
 /// When the slices' lengths do not agree.
-pub fn linear(machine: &Machine, product: Linear<'_>, out: &mut [f32]) {
-    let Linear {
-        x,
-        weight,
-        bias,
-        inputs,
-    } = product;
-    let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
-    assert_eq!(x.len(), rows * inputs);
-    assert_eq!(weight.len(), outputs * inputs);
-    assert_eq!(out.len(), rows * outputs);
-    assert!(bias.is_none_or(|bias| bias.len() == outputs));
-    let out = SharedOutput(out.as_mut_ptr());
-    let tiles = outputs.div_ceil(TILE_OUTPUTS);
-    // Enough pieces for an even end, few enough that taking one costs nothing.
-    let tiles_per_task = tiles.div_ceil(64);
-    machine.pool.run(tiles.div_ceil(tiles_per_task), &|task| {
-        let first = task * tiles_per_task * TILE_OUTPUTS;
-        let columns = first..outputs.min(first + tiles_per_task * TILE_OUTPUTS);
-        for start in columns.clone().step_by(TILE_OUTPUTS) {
-            let tile = Tile {
-                product,
-                rows,
-                outputs,
-                first: start,
-                last: columns.end.min(start + TILE_OUTPUTS),
-                out: &out,
-            };
-            compute_tile(machine.instructions, &tile);
+pub fn linear(machine: &Machine, x: Rows<'_>, weights: &[Weight<'_>], residual: Option<&[f32]>, out: &mut [f32]) {
+    let mut tiles = Vec::new();
+    let mut width = 0;
+    for weight in weights {
+        let outputs = weight.outputs(x.width);
+        tiles.extend(tile_columns(outputs).map(|columns| (weight, columns, width)));
+        width += outputs;
+    }
+    assert!(residual.is_none_or(|residual| residual.len() == out.len()));
+    let out = SharedRows::new(out, x.count(), width);
+    in_tasks(machine, tiles.len(), x.count(), &|index, [scratch, _]| {
+        let (weight, columns, before) = &tiles[index];
+        tile_products(machine.instructions, weight.tile(x, columns), scratch);
+        for (row, products) in scratch.chunks_exact(TILE_OUTPUTS).enumerate() {
+            let place = before + columns.start..before + columns.end;
+            // SAFETY: no two tiles have a column in common.
+            let target = unsafe { out.columns(row, place.clone()) };
+            target.copy_from_slice(&products[..columns.len()]);
+            if let Some(bias) = weight.bias {
+                add(target, &bias[columns.clone()]);
+            }
+            if let Some(residual) = residual {
+                add(target, &residual[row * width + place.start..row * width + place.end]);
+            }
         }
     });
 }
 
-/// Written by several threads, each to columns of its own.
-struct SharedOutput(*mut f32);
+/// Computes `g · sigmoid(g) · u` with `g = x Gᵀ` and `u = x Uᵀ`, biases included, into `out`: `[rows, outputs]`.
+///
+/// # Panics
+/// When the slices' lengths do not agree.
+pub fn gated(machine: &Machine, x: Rows<'_>, [gate, up]: [Weight<'_>; 2], out: &mut [f32]) {
+    let width = gate.outputs(x.width);
+    assert_eq!(up.outputs(x.width), width);
+    let tiles: Vec<_> = tile_columns(width).collect();
+    let out = SharedRows::new(out, x.count(), width);
+    in_tasks(machine, tiles.len(), x.count(), &|index, [gates, ups]| {
+        let columns = &tiles[index];
+        for (weight, scratch) in [(gate, &mut *gates), (up, &mut *ups)] {
+            tile_products(machine.instructions, weight.tile(x, columns), scratch);
+            let rows = scratch.chunks_exact_mut(TILE_OUTPUTS);
+            if let Some(bias) = weight.bias {
+                rows.for_each(|products| add(products, &bias[columns.clone()]));
+            }
+        }
+        let rows = gates.chunks_exact(TILE_OUTPUTS).zip(ups.chunks_exact(TILE_OUTPUTS));
+        for (row, (gate, up)) in rows.enumerate() {
+            // SAFETY: no two tiles have a column in common.
+            let target = unsafe { out.columns(row, columns.clone()) };
+            gate_elements(
+                machine.instructions,
+                &gate[..columns.len()],
+                &up[..columns.len()],
+                target,
+            );
+        }
+    });
+}
 
-// SAFETY: threads write disjoint elements, see `linear`.
-unsafe impl Sync for SharedOutput {}
+fn add(target: &mut [f32], other: &[f32]) {
+    for (value, other) in target.iter_mut().zip(other) {
+        *value += other;
+    }
+}
 
-/// Outputs `first..last` of every row.
-struct Tile<'a> {
-    product: Linear<'a>,
+fn tile_columns(outputs: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..outputs)
+        .step_by(TILE_OUTPUTS)
+        .map(move |first| first..outputs.min(first + TILE_OUTPUTS))
+}
+
+/// Runs tiles on all threads, several in a row on each.
+fn in_tasks(machine: &Machine, tiles: usize, rows: usize, work: &(dyn Fn(usize, &mut [Vec<f32>; 2]) + Sync)) {
+    // Enough pieces for an even end, few enough that taking one costs nothing.
+    let size = tiles.div_ceil(64).max(1);
+    machine.pool.run(tiles.div_ceil(size), &|task| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            for half in scratch.iter_mut() {
+                half.resize(rows * TILE_OUTPUTS, 0.0);
+            }
+            for tile in task * size..tiles.min((task + 1) * size) {
+                work(tile, scratch);
+            }
+        });
+    });
+}
+
+thread_local! {
+    /// The products of a tile, twice.
+    static SCRATCH: RefCell<[Vec<f32>; 2]> = RefCell::default();
+}
+
+/// An output that is written by several threads, each to columns of its own.
+struct SharedRows {
+    values: *mut f32,
     rows: usize,
-    outputs: usize,
-    first: usize,
-    last: usize,
-    out: &'a SharedOutput,
+    width: usize,
 }
 
-dispatched! { fn compute_tile = tile_product(tile: &Tile<'_>) }
+// SAFETY: `columns` is called for disjoint columns only.
+unsafe impl Sync for SharedRows {}
 
-#[inline(always)]
-fn tile_product<S: Lanes>(tile: &Tile<'_>) {
-    // The next tile's lines are spread over the passes, so that memory is busy in all of them.
-    let passes = tile.rows.div_ceil(ROWS);
-    let shares = if passes.is_power_of_two() {
-        passes
-    } else {
-        passes.next_power_of_two() / 2
-    }
-    .min(LINE);
-    for (pass, row) in (0..tile.rows).step_by(ROWS).enumerate() {
-        let ahead = Ahead {
-            distance: TILE_OUTPUTS * tile.product.inputs,
-            shares,
-            share: pass,
-        };
-        match (tile.rows - row, pass < shares) {
-            (1, true) => row_block::<S, 1, 8, true>(tile, row, ahead),
-            (2, true) => row_block::<S, 2, 4, true>(tile, row, ahead),
-            (3, true) => row_block::<S, 3, 3, true>(tile, row, ahead),
-            (_, true) => row_block::<S, ROWS, 3, true>(tile, row, ahead),
-            (1, false) => row_block::<S, 1, 8, false>(tile, row, ahead),
-            (2, false) => row_block::<S, 2, 4, false>(tile, row, ahead),
-            (3, false) => row_block::<S, 3, 3, false>(tile, row, ahead),
-            (_, false) => row_block::<S, ROWS, 3, false>(tile, row, ahead),
+impl SharedRows {
+    fn new(values: &mut [f32], rows: usize, width: usize) -> Self {
+        assert_eq!(values.len(), rows * width);
+        Self {
+            values: values.as_mut_ptr(),
+            rows,
+            width,
         }
     }
-}
 
-/// `ROWS` rows from `row` on, `WIDTH` outputs at a time.
-#[inline(always)]
-fn row_block<S: Lanes, const ROWS: usize, const WIDTH: usize, const FIRST: bool>(
-    tile: &Tile<'_>,
-    row: usize,
-    ahead: Ahead,
-) {
-    let mut column = tile.first;
-    while column + WIDTH <= tile.last {
-        block::<S, ROWS, WIDTH, FIRST>(tile, row, column, ahead);
-        column += WIDTH;
+    /// # Safety
+    /// Nobody else uses these columns of this row, and the output outlives the result.
+    #[expect(clippy::mut_from_ref, reason = "disjoint parts, the caller's promise")]
+    unsafe fn columns(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && columns.end <= self.width);
+        // SAFETY: within the output, as just checked; the rest is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.values.add(row * self.width + columns.start), columns.len()) }
     }
-    while column < tile.last {
-        block::<S, ROWS, 1, FIRST>(tile, row, column, ahead);
-        column += 1;
-    }
-}
-
-#[inline(always)]
-fn block<S: Lanes, const ROWS: usize, const WIDTH: usize, const FIRST: bool>(
-    tile: &Tile<'_>,
-    row: usize,
-    column: usize,
-    ahead: Ahead,
-) {
-    let Linear {
-        x,
-        weight,
-        bias,
-        inputs,
-    } = tile.product;
-    let left: [&[f32]; ROWS] = std::array::from_fn(|index| &x[(row + index) * inputs..(row + index + 1) * inputs]);
-    let right: [&[f32]; WIDTH] =
-        std::array::from_fn(|index| &weight[(column + index) * inputs..(column + index + 1) * inputs]);
-    let sums = dot_products::<S, ROWS, WIDTH, FIRST>(left, right, ahead);
-    for (row_offset, sums) in sums.iter().enumerate() {
-        for (offset, sum) in sums.iter().enumerate() {
-            let bias = bias.map_or(0.0, |bias| bias[column + offset]);
-            let place = (row + row_offset) * tile.outputs + column + offset;
-            // SAFETY: `linear` checked the output's length; this tile's columns are written by this thread only.
-            unsafe { tile.out.0.add(place).write(sum + bias) };
-        }
-    }
-}
-
-/// Every dot product of a row of `left` with a row of `right`. All rows have the same length. With `PREFETCH`, what lies ahead of `right`
-/// is asked for.
-#[inline(always)]
-pub(crate) fn dot_products<S: Lanes, const ROWS: usize, const WIDTH: usize, const PREFETCH: bool>(
-    left: [&[f32]; ROWS],
-    right: [&[f32]; WIDTH],
-    ahead: Ahead,
-) -> [[f32; WIDTH]; ROWS] {
-    let length = left[0].len();
-    assert!(left.iter().all(|row| row.len() == length) && right.iter().all(|row| row.len() == length));
-    let whole = length - length % LANES;
-    let mut sums = [[S::splat(0.0); WIDTH]; ROWS];
-    let mut at = 0;
-    while at < whole {
-        if PREFETCH && at.is_multiple_of(LINE) && (at / LINE) & (ahead.shares - 1) == ahead.share {
-            for row in right {
-                S::prefetch(row.as_ptr().wrapping_add(at + ahead.distance));
-            }
-        }
-        // SAFETY: `at + LANES <= length`, the length of every row.
-        let factors: [S; WIDTH] = std::array::from_fn(|index| unsafe { S::load(right[index].as_ptr().add(at)) });
-        for (row, sums) in left.iter().zip(&mut sums) {
-            // SAFETY: as above.
-            let value = unsafe { S::load(row.as_ptr().add(at)) };
-            for (sum, factor) in sums.iter_mut().zip(factors) {
-                *sum = value.mul_add(factor, *sum);
-            }
-        }
-        at += LANES;
-    }
-    let mut results = [[0.0; WIDTH]; ROWS];
-    for row in 0..ROWS {
-        for column in 0..WIDTH {
-            let rest = left[row][whole..].iter().zip(&right[column][whole..]);
-            results[row][column] = rest.fold(sums[row][column].sum(), |sum, (a, b)| sum + a * b);
-        }
-    }
-    results
 }
 
 #[cfg(test)]

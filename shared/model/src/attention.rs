@@ -8,7 +8,7 @@ use mlx_rs::ops::{concatenate, select, softmax_axis};
 
 use crate::kernels::{OwnKernels, Rotary};
 use crate::kv::LayerKv;
-use crate::layers::{Rope, dim};
+use crate::layers::{Part, Rope, dim};
 use crate::step::{Decodes, Grouped, Span, StepLayout};
 
 /// The heads of an attention layer: `heads` queries share `kv_heads` keys and values, `heads / kv_heads` each.
@@ -19,12 +19,12 @@ pub(crate) struct Heads {
     pub(crate) head_dim: i32,
 }
 
-/// What one layer's tokens bring: `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, kv_heads, head_dim]`.
+/// What one layer's tokens bring, rotary positions applied: `q`: `[tokens, heads, head_dim]`, `k` and `v`: `[tokens, kv_heads, head_dim]`.
 #[derive(Debug)]
-pub(crate) struct Projections {
-    pub(crate) q: Array,
-    pub(crate) k: Array,
-    pub(crate) v: Array,
+struct Rotated {
+    q: Array,
+    k: Array,
+    v: Array,
 }
 
 /// Grouped-query attention with rotary positions. Cloning shares what layers have in common.
@@ -37,25 +37,30 @@ pub(crate) struct RotaryAttention {
 
 impl RotaryAttention {
     /// Rotates queries and keys, writes keys and values to their positions and attends. Returns `[tokens, heads * head_dim]`.
-    pub(crate) fn forward(&self, new: Projections, layout: &StepLayout, kv: &mut [LayerKv]) -> Result<Array> {
+    pub(crate) fn forward(&self, [q, k, v]: [Part; 3], layout: &StepLayout, kv: &mut [LayerKv]) -> Result<Array> {
         let Some((kernels, rotary)) = &self.own else {
-            let rotated = Projections {
-                q: self.rope.forward(&new.q, layout.positions())?,
-                k: self.rope.forward(&new.k, layout.positions())?,
-                v: new.v,
+            let Heads {
+                heads,
+                kv_heads,
+                head_dim,
+            } = self.heads;
+            let rotated = Rotated {
+                q: self.rope.forward(&q.heads(heads, head_dim)?, layout.positions())?,
+                k: self.rope.forward(&k.heads(kv_heads, head_dim)?, layout.positions())?,
+                v: v.heads(kv_heads, head_dim)?,
             };
             return attend(layout.grouped(), self.heads, &rotated, kv);
         };
         let mut output = None;
         for part in layout.by_bucket() {
-            let attended = kernels.attention(rotary, &part.spans, &new, output, &mut kv[part.bucket])?;
+            let attended = kernels.attention(rotary, &part.spans, [&q, &k, &v], output, &mut kv[part.bucket])?;
             output = Some(attended);
         }
         output.ok_or_else(|| "a step has no tokens".into())
     }
 }
 
-fn attend(layout: &Grouped, heads: Heads, new: &Projections, kv: &mut [LayerKv]) -> Result<Array> {
+fn attend(layout: &Grouped, heads: Heads, new: &Rotated, kv: &mut [LayerKv]) -> Result<Array> {
     write(layout, new, kv)?;
     let mut outputs = Vec::with_capacity(layout.decodes.len() + layout.spans.len());
     for decodes in &layout.decodes {
@@ -75,7 +80,7 @@ fn attend(layout: &Grouped, heads: Heads, new: &Projections, kv: &mut [LayerKv])
 }
 
 /// Updates in place: the arenas' handles are replaced, so that MLX finds nobody else using their memory.
-fn write(layout: &Grouped, new: &Projections, kv: &mut [LayerKv]) -> Result<()> {
+fn write(layout: &Grouped, new: &Rotated, kv: &mut [LayerKv]) -> Result<()> {
     for decodes in &layout.decodes {
         let arena = &mut kv[decodes.bucket];
         for (target, source) in [(&mut arena.keys, &new.k), (&mut arena.values, &new.v)] {

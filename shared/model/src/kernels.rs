@@ -7,13 +7,15 @@
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use kr_kernels::{Attention, CacheShape, Linear, Machine, RotaryTable, Span, write_keys, write_values};
+use kr_kernels::{
+    Attention, CacheShape, Machine, RotaryTable, Rows, Span, TokenPart, Weight, write_keys, write_values,
+};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
-use crate::attention::{Heads, Projections};
+use crate::attention::Heads;
 use crate::kv::LayerKv;
-use crate::layers::dim;
+use crate::layers::{Part, dim};
 
 /// Kernels for float32 on the CPU backend. Cloning shares the threads.
 #[derive(Debug, Clone)]
@@ -36,21 +38,37 @@ impl OwnKernels {
         format!("kr-{}", self.machine.instructions.name())
     }
 
-    /// `x`: `[rows, inputs]`, `weight`: `[outputs, inputs]`, `bias`: `[outputs]` → `[rows, outputs]`.
-    pub(crate) fn linear(&self, x: &Array, weight: &Array, bias: Option<&Array>) -> Result<Array> {
+    /// Several layers side by side, onto `residual`. `x`: `[rows, inputs]` → `[rows, outputs of all]`, the shape of `residual`.
+    pub(crate) fn linear(&self, x: &Array, weights: &[OwnWeight<'_>], residual: Option<&Array>) -> Result<Array> {
         let machine = Arc::clone(&self.machine);
-        let inputs = weight.dim(1).unsigned_abs() as usize;
-        let shape = [x.dim(0), weight.dim(0)];
-        let mut arrays = vec![x, weight];
-        arrays.extend(bias);
+        let width = x.dim(1).unsigned_abs() as usize;
+        let shape = [x.dim(0), weights.iter().map(|weight| weight.matrix.dim(0)).sum()];
+        let (mut arrays, biased) = with_weights(x, weights);
+        arrays.extend(residual);
         call(&arrays, fresh(&shape), move |arrays, out| {
-            let product = Linear {
-                x: arrays[0],
-                weight: arrays[1],
-                bias: arrays.get(2).copied(),
-                inputs,
+            let x = Rows {
+                values: arrays[0],
+                width,
             };
-            kr_kernels::linear(&machine, product, out);
+            let (weights, rest) = weights_of(&arrays[1..], &biased);
+            kr_kernels::linear(&machine, x, &weights, rest.first().copied(), out);
+        })
+    }
+
+    /// `g · sigmoid(g) · u` of the layers `[g, u]`. `x`: `[rows, inputs]` → `[rows, outputs]`.
+    pub(crate) fn gated(&self, x: &Array, weights: [OwnWeight<'_>; 2]) -> Result<Array> {
+        let machine = Arc::clone(&self.machine);
+        let width = x.dim(1).unsigned_abs() as usize;
+        let shape = [x.dim(0), weights[0].matrix.dim(0)];
+        let (arrays, biased) = with_weights(x, &weights);
+        call(&arrays, fresh(&shape), move |arrays, out| {
+            let x = Rows {
+                values: arrays[0],
+                width,
+            };
+            if let [gate, up] = weights_of(&arrays[1..], &biased).0[..] {
+                kr_kernels::gated(&machine, x, [gate, up], out);
+            }
         })
     }
 
@@ -62,37 +80,30 @@ impl OwnKernels {
         })
     }
 
-    /// `gate`, `up`: one shape → `silu(gate) * up`.
-    pub(crate) fn swiglu(&self, gate: &Array, up: &Array) -> Result<Array> {
-        let machine = Arc::clone(&self.machine);
-        call(&[gate, up], fresh(gate.shape()), move |arrays, out| {
-            kr_kernels::swiglu(&machine, arrays[0], arrays[1], out);
-        })
-    }
-
-    /// Writes keys and values of the spans of one bucket, in place, and attends. `new` is not rotated. Returns
-    /// `[tokens, heads * head_dim]`, the tokens of other spans taken from `others`, or not set where there is none.
+    /// Writes keys and values of the spans of one bucket, in place, and attends. Queries and keys are not rotated.
+    /// Returns `[tokens, heads * head_dim]`, the tokens of other spans taken from `others`, or not set where there is none.
     pub(crate) fn attention(
         &self,
         rotary: &Rotary,
         spans: &Arc<[Span]>,
-        new: &Projections,
+        [q, k, v]: [&Part; 3],
         others: Option<Array>,
         kv: &mut LayerKv,
     ) -> Result<Array> {
         let cache = rotary.heads.cache(kv);
         let (table, places) = (Arc::clone(&rotary.table), Arc::clone(spans));
-        update(&mut kv.keys, &new.k, move |k, keys| {
+        update(&mut kv.keys, k, move |k, keys| {
             write_keys(cache, &table, &places, k, keys)
         })?;
         let places = Arc::clone(spans);
-        update(&mut kv.values, &new.v, move |v, values| {
+        update(&mut kv.values, v, move |v, values| {
             write_values(cache, &places, v, values)
         })?;
         let (table, spans) = (Arc::clone(&rotary.table), Arc::clone(spans));
         let (machine, heads) = (Arc::clone(&self.machine), rotary.heads);
-        let shape = [new.q.dim(0), heads.heads * heads.head_dim];
-        let mut inputs = vec![&new.q, &kv.keys, &kv.values];
+        let shape = [q.rows.dim(0), heads.heads * heads.head_dim];
+        let place = PartPlace::of(q);
+        let mut inputs = vec![&q.rows, &kv.keys, &kv.values];
         inputs.extend(&others);
         let output = Output {
             shape: &shape,
@@ -102,7 +113,7 @@ impl OwnKernels {
             let attention = Attention {
                 heads: heads.heads.unsigned_abs() as usize,
                 rotary: &table,
-                q: arrays[0],
+                q: place.within(arrays[0]),
                 cache,
                 keys: arrays[1],
                 values: arrays[2],
@@ -118,6 +129,69 @@ impl Heads {
             kv_heads: self.kv_heads.unsigned_abs() as usize,
             capacity: kv.keys.dim(2).unsigned_abs() as usize,
             head_dim: self.head_dim.unsigned_abs() as usize,
+        }
+    }
+}
+
+/// A layer's weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnWeight<'a> {
+    /// `[outputs, inputs]`.
+    pub(crate) matrix: &'a Array,
+    /// `[outputs]`.
+    pub(crate) bias: Option<&'a Array>,
+}
+
+impl<'a> OwnWeight<'a> {
+    pub(crate) fn new(matrix: &'a Array) -> Self {
+        Self { matrix, bias: None }
+    }
+}
+
+/// `x` and the weights in a row, and which of them have a bias behind them.
+fn with_weights<'a>(x: &'a Array, weights: &[OwnWeight<'a>]) -> (Vec<&'a Array>, Vec<bool>) {
+    let mut arrays = vec![x];
+    for weight in weights {
+        arrays.push(weight.matrix);
+        arrays.extend(weight.bias);
+    }
+    (arrays, weights.iter().map(|weight| weight.bias.is_some()).collect())
+}
+
+/// The weights of [`with_weights`] as a kernel gets them, and what comes after them.
+fn weights_of<'a, 'b>(mut slices: &'b [&'a [f32]], biased: &[bool]) -> (Vec<Weight<'a>>, &'b [&'a [f32]]) {
+    let mut weights = Vec::with_capacity(biased.len());
+    for biased in biased {
+        let (own, rest) = slices.split_at(1 + usize::from(*biased));
+        weights.push(Weight {
+            matrix: own[0],
+            bias: own.get(1).copied(),
+        });
+        slices = rest;
+    }
+    (weights, slices)
+}
+
+/// Where a [`Part`] lies, without its array.
+#[derive(Debug, Clone, Copy)]
+struct PartPlace {
+    offset: usize,
+    stride: usize,
+}
+
+impl PartPlace {
+    fn of(part: &Part) -> Self {
+        Self {
+            offset: part.offset,
+            stride: part.rows.dim(1).unsigned_abs() as usize,
+        }
+    }
+
+    fn within(self, values: &[f32]) -> TokenPart<'_> {
+        TokenPart {
+            values,
+            offset: self.offset,
+            stride: self.stride,
         }
     }
 }
@@ -192,8 +266,8 @@ unsafe fn kr_mlx_cpu_call(
 /// Replaces `array` by what `compute` makes of it and `input`; in place, because no handle to the old one is left behind.
 fn update(
     array: &mut Array,
-    input: &Array,
-    compute: impl Fn(&[f32], &mut [f32]) + Send + Sync + 'static,
+    input: &Part,
+    compute: impl Fn(TokenPart<'_>, &mut [f32]) + Send + Sync + 'static,
 ) -> Result<()> {
     let old = std::mem::replace(array, Array::from_f32(0.0));
     let shape = old.shape().to_vec();
@@ -201,7 +275,11 @@ fn update(
         shape: &shape,
         replaces: Some(1),
     };
-    *array = call(&[input, &old], output, move |inputs, out| compute(inputs[0], out))?;
+    let place = PartPlace::of(input);
+    let inputs = [&input.rows, &old];
+    *array = call(&inputs, output, move |inputs, out| {
+        compute(place.within(inputs[0]), out)
+    })?;
     Ok(())
 }
 

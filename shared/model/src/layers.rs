@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use kr_kernels::RotaryTable;
 use mlx_rs::error::Result;
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{addmm, dequantize, quantized_matmul, sigmoid};
 use mlx_rs::{Array, Dtype, fast};
 
 use crate::attention::{Heads, RotaryAttention};
 use crate::config::{Quantization, Scheme};
 use crate::error;
-use crate::kernels::{OwnKernels, Rotary};
+use crate::kernels::{OwnKernels, OwnWeight, Rotary};
 
 use crate::weights::Weights;
 
@@ -88,12 +89,6 @@ impl LayerLoader<'_> {
         RotaryAttention { heads, rope, own }
     }
 
-    /// The gate of gated feed-forward layers.
-    pub(crate) fn swiglu(&self) -> SwiGlu {
-        let own = self.own.clone();
-        SwiGlu { own }
-    }
-
     fn matrix(&mut self, name: &str, shape: MatrixShape) -> error::Result<Matrix> {
         self.parameters += u64::from(shape.rows) * u64::from(shape.columns);
         let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
@@ -162,7 +157,7 @@ impl Matrix {
         match self {
             Self::Dense {
                 weight, own: Some(own), ..
-            } => own.linear(x, weight, None),
+            } => own.linear(x, &[OwnWeight::new(weight)], None),
             Self::Dense { transposed, .. } => x.matmul(transposed),
             Self::Quantized {
                 weight,
@@ -205,18 +200,86 @@ pub(crate) struct Linear {
 impl Linear {
     /// `x`: `[tokens, inputs]` → `[tokens, outputs]`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        if let Some((own, weight)) = self.own_weight() {
+            return own.linear(x, &[weight], None);
+        }
         match (&self.weight, &self.bias) {
             (weight, None) => weight.project(x),
-            (
-                Matrix::Dense {
-                    weight, own: Some(own), ..
-                },
-                Some(bias),
-            ) => own.linear(x, weight, Some(bias)),
             (Matrix::Dense { transposed, .. }, Some(bias)) => addmm(bias, x, transposed, None, None),
             (weight, Some(bias)) => weight.project(x)?.add(bias),
         }
     }
+
+    /// `residual + y`. `x`: `[tokens, inputs]`, `residual`: `[tokens, outputs]` → the shape of `residual`.
+    pub(crate) fn forward_onto(&self, residual: &Array, x: &Array) -> Result<Array> {
+        match self.own_weight() {
+            Some((own, weight)) => own.linear(x, &[weight], Some(residual)),
+            None => residual.add(self.forward(x)?),
+        }
+    }
+
+    /// The weights as our own kernels take them, where they can.
+    fn own_weight(&self) -> Option<(&OwnKernels, OwnWeight<'_>)> {
+        match &self.weight {
+            Matrix::Dense {
+                weight, own: Some(own), ..
+            } => {
+                let bias = self.bias.as_ref();
+                Some((own, OwnWeight { matrix: weight, bias }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A part of each row of an array: what one of several layers makes of a token.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// `[tokens, stride]`.
+    pub(crate) rows: Array,
+    /// Where the part begins in a row.
+    pub(crate) offset: usize,
+}
+
+impl Part {
+    /// `[tokens, heads, head_dim]`.
+    pub(crate) fn heads(&self, heads: i32, head_dim: i32) -> Result<Array> {
+        let (tokens, start) = (self.rows.dim(0), dim(self.offset));
+        let part = self.rows.try_index((.., start..start + heads * head_dim))?;
+        part.reshape(&[tokens, heads, head_dim])
+    }
+}
+
+/// Several layers over the same `x`: `[tokens, inputs]`.
+pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Part; N]> {
+    let mut parts = Vec::with_capacity(N);
+    let own: Option<Vec<_>> = layers.iter().map(|layer| layer.own_weight()).collect();
+    if let Some((own, _)) = own.as_ref().and_then(|own| own.first()) {
+        let weights: Vec<_> = layers.iter().filter_map(|layer| Some(layer.own_weight()?.1)).collect();
+        let rows = own.linear(x, &weights, None)?;
+        let mut offset = 0;
+        for weight in weights {
+            let rows = rows.clone();
+            parts.push(Part { rows, offset });
+            offset += weight.matrix.dim(0).unsigned_abs() as usize;
+        }
+    } else {
+        for layer in layers {
+            let rows = layer.forward(x)?;
+            parts.push(Part { rows, offset: 0 });
+        }
+    }
+    parts.try_into().map_err(|_| "a layer is missing".into())
+}
+
+/// `silu(gate(x)) · up(x)` with `silu(g) = g · sigmoid(g)` (Shazeer 2020, arXiv 2002.05202). `x`: `[tokens, inputs]` →
+/// `[tokens, outputs]`.
+pub(crate) fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array> {
+    if let (Some((own, gate)), Some((_, up))) = (gate.own_weight(), up.own_weight()) {
+        return own.gated(x, [gate, up]);
+    }
+    let (gate, up) = (gate.forward(x)?, up.forward(x)?);
+    sigmoid(&gate)?.multiply(gate)?.multiply(up)
 }
 
 /// Token vectors.
@@ -288,22 +351,6 @@ impl Rope {
         let shape = x.shape().to_vec();
         let rows = x.reshape(&[shape[0], shape[1], 1, shape[2]])?;
         fast::rope_dynamic(&rows, self.head_dim, false, None, 1.0, positions, &self.frequencies)?.reshape(&shape)
-    }
-}
-
-/// `silu(gate) · up` with `silu(x) = x · sigmoid(x)` (Shazeer 2020, arXiv 2002.05202).
-#[derive(Debug)]
-pub(crate) struct SwiGlu {
-    own: Option<OwnKernels>,
-}
-
-impl SwiGlu {
-    /// `gate`, `up`: `[tokens, width]` → the same shape.
-    pub(crate) fn forward(&self, gate: &Array, up: &Array) -> Result<Array> {
-        match &self.own {
-            Some(own) => own.swiglu(gate, up),
-            None => sigmoid(gate)?.multiply(gate)?.multiply(up),
-        }
     }
 }
 

@@ -43,6 +43,14 @@ fn rotary(shape: Shape) -> RotaryTable {
     RotaryTable::new(&periods, CAPACITY)
 }
 
+fn part(values: &[f32], stride: usize) -> TokenPart<'_> {
+    TokenPart {
+        values,
+        offset: 0,
+        stride,
+    }
+}
+
 /// A cache full of NaN, and what runs on it.
 struct Bench {
     shape: Shape,
@@ -97,12 +105,18 @@ impl Bench {
             capacity: CAPACITY,
             head_dim,
         };
-        write_keys(cache, &self.rotary, &spans, &k, &mut self.keys);
-        write_values(cache, &spans, &v, &mut self.values);
+        write_keys(
+            cache,
+            &self.rotary,
+            &spans,
+            part(&k, kv_heads * head_dim),
+            &mut self.keys,
+        );
+        write_values(cache, &spans, part(&v, kv_heads * head_dim), &mut self.values);
         let attention = Attention {
             heads,
             rotary: &self.rotary,
-            q: &q,
+            q: part(&q, heads * head_dim),
             cache,
             keys: &self.keys,
             values: &self.values,
@@ -203,4 +217,15 @@ fn batches_chunks_and_threads_change_no_bit() {
             }
         }
     }
+}
+
+#[test]
+fn parts_of_joined_rows_are_found() {
+    let values: Vec<f32> = (0..12).map(|index| index as f32).collect();
+    let part = TokenPart {
+        values: &values,
+        offset: 2,
+        stride: 6,
+    };
+    assert_eq!((part.tokens(), part.token(1, 3)), (2, &[8.0, 9.0, 10.0][..]));
 }

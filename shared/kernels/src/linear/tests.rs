@@ -10,63 +10,119 @@ fn values(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
+fn machine(instructions: Instructions, threads: usize) -> Machine {
+    let pool = Pool::new(threads);
+    Machine { instructions, pool }
+}
+
 fn machines() -> Vec<Machine> {
     let sets = [Instructions::detect(), Instructions::portable()];
     let pairs = sets.into_iter().flat_map(|set| [1, 2, 3].map(|threads| (set, threads)));
-    pairs
-        .map(|(instructions, threads)| Machine {
-            instructions,
-            pool: Pool::new(threads),
-        })
-        .collect()
+    pairs.map(|(set, threads)| machine(set, threads)).collect()
 }
 
-fn product<'a>(x: &'a [f32], weight: &'a [f32], inputs: usize) -> Linear<'a> {
-    Linear {
-        x,
-        weight,
-        bias: None,
-        inputs,
-    }
+fn plain(matrix: &[f32]) -> Weight<'_> {
+    Weight { matrix, bias: None }
 }
 
-fn computed(machine: &Machine, product: Linear<'_>) -> Vec<f32> {
-    let mut out = vec![f32::NAN; product.x.len() / product.inputs * (product.weight.len() / product.inputs)];
-    linear(machine, product, &mut out);
+fn computed(machine: &Machine, x: Rows<'_>, weight: Weight<'_>) -> Vec<f32> {
+    let mut out = vec![f32::NAN; x.count() * weight.outputs(x.width)];
+    linear(machine, x, &[weight], None, &mut out);
     out
 }
 
+/// `x Wᵀ + bias` in float64.
+fn exact(x: Rows<'_>, weight: Weight<'_>) -> Vec<Vec<f64>> {
+    let product = |row: &[f32], (output, weights): (usize, &[f32])| {
+        let pairs = row.iter().zip(weights);
+        let sum: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        sum + weight.bias.map_or(0.0, |bias| f64::from(bias[output]))
+    };
+    let outputs = |row| {
+        weight
+            .matrix
+            .chunks(x.width)
+            .enumerate()
+            .map(|weights| product(row, weights))
+            .collect()
+    };
+    x.values.chunks(x.width).map(outputs).collect()
+}
+
+const SHAPES: [(usize, usize, usize); 7] = [
+    (1, 1, 1),
+    (1, 64, 40),
+    (2, 17, 7),
+    (3, 24, 25),
+    (4, 8, 3),
+    (5, 100, 49),
+    (70, 33, 130),
+];
+
 #[test]
-fn products_equal_the_plain_sums() {
-    for (rows, inputs, outputs) in [
-        (1, 1, 1),
-        (1, 64, 40),
-        (2, 17, 7),
-        (3, 24, 25),
-        (4, 8, 3),
-        (5, 100, 49),
-        (70, 33, 130),
-    ] {
-        let (x, weight, bias) = (
+fn products_stand_side_by_side_with_bias_and_residual() {
+    for (rows, inputs, outputs) in SHAPES {
+        let (x, first, second) = (
             values(rows * inputs, 1),
             values(outputs * inputs, 2),
-            values(outputs, 3),
+            values(5 * inputs, 3),
         );
-        for machine in machines() {
-            let with_bias = Linear {
+        let (bias, residual) = (values(outputs, 4), values(rows * (outputs + 5), 5));
+        let x = Rows {
+            values: &x,
+            width: inputs,
+        };
+        let weights = [
+            Weight {
+                matrix: &first,
                 bias: Some(&bias),
-                ..product(&x, &weight, inputs)
-            };
-            let out = computed(&machine, with_bias);
-            for (place, found) in out.iter().enumerate() {
-                let (row, output) = (place / outputs, place % outputs);
-                let pairs = x[row * inputs..]
-                    .iter()
-                    .zip(&weight[output * inputs..(output + 1) * inputs]);
-                let exact: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                let expected = exact + f64::from(bias[output]);
+            },
+            plain(&second),
+        ];
+        let expected: Vec<Vec<f64>> = exact(x, weights[0])
+            .into_iter()
+            .zip(exact(x, weights[1]))
+            .map(|(left, right)| [left, right].concat())
+            .collect();
+        for machine in machines() {
+            let mut out = vec![f32::NAN; residual.len()];
+            linear(&machine, x, &weights, Some(&residual), &mut out);
+            for ((found, expected), residual) in out.iter().zip(expected.iter().flatten()).zip(&residual) {
+                let expected = expected + f64::from(*residual);
                 assert!(
                     (f64::from(*found) - expected).abs() < 2e-5,
+                    "{rows} {inputs} {outputs}: {found} {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gates_and_products_meet_column_by_column() {
+    for (rows, inputs, outputs) in SHAPES {
+        let (x, gate, up) = (
+            values(rows * inputs, 1),
+            values(outputs * inputs, 2),
+            values(outputs * inputs, 3),
+        );
+        let bias = values(outputs, 4);
+        let x = Rows {
+            values: &x,
+            width: inputs,
+        };
+        let up = Weight {
+            matrix: &up,
+            bias: Some(&bias),
+        };
+        let (gates, ups) = (exact(x, plain(&gate)), exact(x, up));
+        for machine in machines() {
+            let mut out = vec![f32::NAN; rows * outputs];
+            gated(&machine, x, [plain(&gate), up], &mut out);
+            for ((found, gate), up) in out.iter().zip(gates.iter().flatten()).zip(ups.iter().flatten()) {
+                let expected = gate / (1.0 + (-gate).exp()) * up;
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-4,
                     "{rows} {inputs} {outputs}: {found} {expected}"
                 );
             }
@@ -78,23 +134,19 @@ fn products_equal_the_plain_sums() {
 fn a_row_is_the_same_alone_and_in_any_batch_on_any_number_of_threads() {
     let (inputs, outputs, most) = (83, 101, 97);
     let (x, weight) = (values(most * inputs, 5), values(outputs * inputs, 6));
+    let rows = |from: usize, to: usize| Rows {
+        values: &x[from * inputs..to * inputs],
+        width: inputs,
+    };
+    let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     for set in [Instructions::detect(), Instructions::portable()] {
-        let machine = |threads| Machine {
-            instructions: set,
-            pool: Pool::new(threads),
-        };
-        let alone: Vec<f32> = x
-            .chunks(inputs)
-            .flat_map(|row| computed(&machine(1), product(row, &weight, inputs)))
+        let single = machine(set, 1);
+        let alone: Vec<u32> = (0..most)
+            .flat_map(|row| bits(computed(&single, rows(row, row + 1), plain(&weight))))
             .collect();
-        for (rows, threads) in [(2, 2), (3, 1), (12, 2), (16, 3), (31, 2), (32, 1), (64, 2), (97, 2)] {
-            let together = computed(&machine(threads), product(&x[..rows * inputs], &weight, inputs));
-            assert!(
-                together
-                    .iter()
-                    .map(|value| value.to_bits())
-                    .eq(alone[..rows * outputs].iter().map(|value| value.to_bits()))
-            );
+        for (count, threads) in [(2, 2), (3, 1), (12, 2), (16, 3), (31, 2), (32, 1), (64, 2), (97, 2)] {
+            let together = bits(computed(&machine(set, threads), rows(0, count), plain(&weight)));
+            assert!(together == alone[..count * outputs], "{count} rows, {threads} threads");
         }
     }
 }
@@ -104,7 +156,8 @@ fn what_is_not_a_number_stays_in_its_row() {
     let mut x = values(5 * 16, 1);
     let weight = values(9 * 16, 2);
     x[2 * 16 + 3] = f32::NAN;
-    let out = computed(&Machine::new(2), product(&x, &weight, 16));
+    let x = Rows { values: &x, width: 16 };
+    let out = computed(&Machine::new(2), x, plain(&weight));
     for (place, value) in out.iter().enumerate() {
         assert_eq!(value.is_nan(), place / 9 == 2);
     }

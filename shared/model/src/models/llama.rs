@@ -6,11 +6,11 @@ use mlx_rs::error::Result as MlxResult;
 use serde_json::{Value, json};
 
 use super::{Architecture, Decoder, Dimensions};
-use crate::attention::{Heads, Projections, RotaryAttention};
+use crate::attention::{Heads, RotaryAttention};
 use crate::config::ConfigFile;
 use crate::error::Result;
 use crate::kv::{KvArenas, LayerKv};
-use crate::layers::{Embedding, LayerLoader, Linear, MatrixShape, RmsNorm, SwiGlu};
+use crate::layers::{Embedding, LayerLoader, Linear, MatrixShape, RmsNorm, project, swiglu};
 use crate::step::StepLayout;
 
 const MAX_WIDTH: u32 = 1 << 20;
@@ -144,20 +144,11 @@ impl Attention {
         })
     }
 
-    /// `x`: `[tokens, hidden]` → the same shape.
-    fn forward(&self, x: &Array, layout: &StepLayout, kv: &mut [LayerKv]) -> MlxResult<Array> {
-        let Heads {
-            heads,
-            kv_heads,
-            head_dim,
-        } = self.attention.heads;
-        let tokens = x.dim(0);
-        let new = Projections {
-            q: self.q_proj.forward(x)?.reshape(&[tokens, heads, head_dim])?,
-            k: self.k_proj.forward(x)?.reshape(&[tokens, kv_heads, head_dim])?,
-            v: self.v_proj.forward(x)?.reshape(&[tokens, kv_heads, head_dim])?,
-        };
-        self.o_proj.forward(&self.attention.forward(new, layout, kv)?)
+    /// `x`, `residual`: `[tokens, hidden]` → the same shape.
+    fn forward(&self, residual: &Array, x: &Array, layout: &StepLayout, kv: &mut [LayerKv]) -> MlxResult<Array> {
+        let new = project([&self.q_proj, &self.k_proj, &self.v_proj], x)?;
+        let attended = self.attention.forward(new, layout, kv)?;
+        self.o_proj.forward_onto(residual, &attended)
     }
 }
 
@@ -167,7 +158,6 @@ struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
-    act: SwiGlu,
 }
 
 impl Mlp {
@@ -184,14 +174,13 @@ impl Mlp {
             gate_proj: loader.linear(&format!("{name}.gate_proj"), inward, config.mlp_bias)?,
             up_proj: loader.linear(&format!("{name}.up_proj"), inward, config.mlp_bias)?,
             down_proj: loader.linear(&format!("{name}.down_proj"), outward, config.mlp_bias)?,
-            act: loader.swiglu(),
         })
     }
 
-    /// `x`: `[tokens, hidden]` → the same shape.
-    fn forward(&self, x: &Array) -> MlxResult<Array> {
-        let (gate, up) = (self.gate_proj.forward(x)?, self.up_proj.forward(x)?);
-        self.down_proj.forward(&self.act.forward(&gate, &up)?)
+    /// `x`, `residual`: `[tokens, hidden]` → the same shape.
+    fn forward(&self, residual: &Array, x: &Array) -> MlxResult<Array> {
+        let gated = swiglu(&self.gate_proj, &self.up_proj, x)?;
+        self.down_proj.forward_onto(residual, &gated)
     }
 }
 
@@ -218,10 +207,10 @@ impl DecoderLayer {
 
     /// `x`: `[tokens, hidden]` → the same shape.
     fn forward(&self, x: &Array, layout: &StepLayout, kv: &mut [LayerKv]) -> MlxResult<Array> {
-        let attended = self.self_attn.forward(&self.input_layernorm.forward(x)?, layout, kv)?;
-        let x = x.add(attended)?;
-        let fed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
-        x.add(fed)
+        let normed = self.input_layernorm.forward(x)?;
+        let x = self.self_attn.forward(x, &normed, layout, kv)?;
+        let normed = self.post_attention_layernorm.forward(&x)?;
+        self.mlp.forward(&x, &normed)
     }
 }
 
