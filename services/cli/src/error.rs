@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use tonic_types::StatusExt;
 
+use crate::model::HubError;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -41,6 +43,9 @@ pub(crate) enum Error {
     /// A GGUF file cannot be converted.
     #[error(transparent)]
     Import(#[from] kr_gguf::Error),
+    /// A model of the hub did not arrive.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The demo model cannot be fetched.
     #[error("{0}")]
     Pull(String),
@@ -76,7 +81,7 @@ impl Error {
         let _ = writeln!(std::io::stderr(), "kr: {}", self.with_causes());
         ExitCode::from(match self {
             Self::Configuration(_) => 64,
-            Self::Connect { .. } => 69,
+            Self::Connect { .. } | Self::Hub(HubError::Unreachable { .. }) => 69,
             Self::Call(status) if status.code() == tonic::Code::Unavailable => 69,
             Self::Interrupted => 130,
             _ => 1,

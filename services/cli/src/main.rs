@@ -23,7 +23,7 @@ use crate::error::Error;
 
 /// Talk to kr-serve-mlx, get models, measure.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong configuration, 69 server not reachable, 130 interrupted.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 64 wrong configuration, 69 server or hub not reachable, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "kr", version, propagate_version = true)]
 struct Cli {

@@ -36,3 +36,8 @@ pub(crate) fn duration(duration: Duration) -> String {
         format!("{:.2} s", duration.as_secs_f64())
     }
 }
+
+/// Writes a number of bytes as a person says it: `512 B`, `98.4 MB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
+}

