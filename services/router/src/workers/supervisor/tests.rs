@@ -1,6 +1,6 @@
 //! Supervision of real processes: shell scripts that stand in for the worker's executable.
 
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write as _;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -18,19 +18,46 @@ struct Supervised {
     directory: TempDir,
 }
 
-/// Supervises a worker whose executable is a shell script.
+/// Writes an executable script by way of another process. A file that this process had open for writing while another test
+/// forked could not be executed until that test's child runs its own program ("text file busy").
+fn write_script(path: &Path, script: &str) {
+    let mut writer = std::process::Command::new("/bin/sh")
+        .args(["-c", r#"cat > "$0" && chmod 755 "$0""#])
+        .arg(path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    write!(writer.stdin.take().unwrap(), "#!/bin/sh\n{script}\n").unwrap();
+    assert!(writer.wait().unwrap().success());
+}
+
+/// Supervises a worker whose executable is a shell script, and which has next to no time to stop.
 fn supervise(script: &str, ready_timeout: Duration) -> Supervised {
+    supervise_with(
+        script,
+        Limits {
+            ready_timeout,
+            stop_grace: Duration::from_millis(100),
+        },
+    )
+}
+
+struct Limits {
+    ready_timeout: Duration,
+    stop_grace: Duration,
+}
+
+fn supervise_with(script: &str, limits: Limits) -> Supervised {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("kr-worker");
-    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&program, script);
     let local = LocalWorker {
         program,
         model: directory.path().to_path_buf(),
         options: Vec::new(),
         environment: vec![("KR_TEST_DIR".into(), directory.path().display().to_string())],
         sockets: SocketDir::create(Some(directory.path())).unwrap(),
-        stop_grace: Duration::from_millis(100),
+        stop_grace: limits.stop_grace,
     };
     let (sender, notices) = mpsc::channel(64);
     let stop = CancellationToken::new();
@@ -38,7 +65,7 @@ fn supervise(script: &str, ready_timeout: Duration) -> Supervised {
         setup: WorkerSetup {
             name: "w".into(),
             origin: WorkerOrigin::Local(local),
-            ready_timeout,
+            ready_timeout: limits.ready_timeout,
         },
         notices: Notices {
             worker: WorkerIndex(0),
@@ -75,6 +102,8 @@ impl Supervised {
 }
 
 const LONG: Duration = Duration::from_secs(30);
+/// Time for a script to do something, before it is too late for it to be ready.
+const ENOUGH_TO_START: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_failed_start_is_explained_by_code_and_last_words() {
@@ -114,11 +143,11 @@ async fn a_program_that_cannot_be_started_is_named() {
 
 #[tokio::test]
 async fn a_worker_that_never_listens_is_killed() {
-    let mut worker = supervise("echo loading >&2; exec cat", Duration::from_millis(100));
+    let mut worker = supervise("echo loading >&2; exec cat", ENOUGH_TO_START);
     let (cause, message) = worker.backoff().await;
     assert_eq!(cause, LossCause::FailedStart);
     assert!(
-        message.contains("not ready within 100ms; its last words: loading"),
+        message.contains("not ready within 1s; its last words: loading"),
         "{message}"
     );
 }
@@ -126,7 +155,7 @@ async fn a_worker_that_never_listens_is_killed() {
 #[tokio::test]
 async fn a_worker_gets_its_model_socket_and_lifeline() {
     let script = r#"echo "$@" > "$KR_TEST_DIR/arguments"; cat > "$KR_TEST_DIR/lifeline"; exit 5"#;
-    let mut worker = supervise(script, Duration::from_millis(300));
+    let mut worker = supervise(script, ENOUGH_TO_START);
     let (_, message) = worker.backoff().await;
     assert!(
         message.contains("not ready"),
@@ -205,7 +234,12 @@ async fn a_local_worker_whose_session_breaks_is_recycled() {
 async fn a_local_worker_is_drained_before_it_is_stopped() {
     use kr_proto::worker::session_request::Message as Request;
     use kr_proto::worker::{Drained, session_response};
-    let mut worker = supervise(STAYS, LONG);
+    // With less grace the supervisor might end the process before the test has looked at it.
+    let limits = Limits {
+        ready_timeout: LONG,
+        stop_grace: LONG,
+    };
+    let mut worker = supervise_with(STAYS, limits);
     let (mut fake, pid) = served(&mut worker).await;
     let mut session = fake.session().await;
     let _ready = worker.ready().await;
