@@ -124,6 +124,16 @@ impl Dispatcher {
 }
 
 impl Running {
+    /// Waits until a model's loop ends without having been asked to, which only a mistake of ours can make it do. Its
+    /// requests would be refused from then on while its state still read as before. Not to be called again once it is ready.
+    pub(crate) async fn failed(&mut self) {
+        let loops = self.loops.iter_mut().map(|(_, running)| running);
+        let (ended, ..) = futures::future::select_all(loops).await;
+        if let Err(error) = ended {
+            tracing::error!(%error, "a model's loop failed");
+        }
+    }
+
     /// Takes nothing more in, finishes what there is until `timeout`, ends the rest with [`Failed::Draining`], then stops
     /// the workers: Drain, SIGTERM and SIGKILL, each after the grace the worker is configured with.
     pub(crate) async fn drain(self, timeout: Duration) {

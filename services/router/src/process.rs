@@ -56,6 +56,8 @@ enum Error {
     Http(#[source] std::io::Error),
     #[error("a serving task ended unexpectedly")]
     Task(#[from] JoinError),
+    #[error("the scheduling of a model ended unexpectedly; the log says why, please report it")]
+    Scheduling,
     #[error("standard output cannot be written")]
     Output(#[source] std::io::Error),
 }
@@ -140,44 +142,52 @@ async fn serve(
     let (grpc, http) = ports.into_listeners(config, &metrics);
     let grpc = server::serve(grpc, services, transport(config), closing.clone().cancelled_owned());
     let routes = http::routes(readiness.clone(), telemetry.clone());
+    let drained = CancellationToken::new();
     let tasks = Tasks {
         grpc: tokio::spawn(grpc),
-        http: tokio::spawn(http::serve(http, routes, closing.clone().cancelled_owned())),
+        http: tokio::spawn(http::serve(http, routes, drained.clone().cancelled_owned())),
+        closing,
+        drained,
     };
     tracing::info!(grpc = %addresses.grpc, http = %addresses.http, "serving");
     let announcement = announce::when_ready(config.address_file.clone(), addresses, readiness);
     let announcement = tokio::spawn(announcement);
 
-    let ended = tasks
-        .until_drain(shutdown.draining(), (running, closing), (config, &shutdown))
-        .await;
+    let ended = tasks.until_drain(running, (config, &shutdown)).await;
     announcement.abort();
+    // It may be at the file just now.
+    let _ = announcement.await;
     announce::withdraw(config.address_file.as_deref());
     telemetry.shutdown(kr_boot::telemetry::MAX_SHUTDOWN).await;
     ended
 }
 
-/// The two ports at work.
+/// The two ports at work, and what closes each.
 struct Tasks {
     grpc: JoinHandle<Result<(), tonic::transport::Error>>,
     http: JoinHandle<std::io::Result<()>>,
+    /// Ends the gRPC port: no more calls, those that run go on.
+    closing: CancellationToken,
+    /// Ends the HTTP port, where the drain can be watched until it is over.
+    drained: CancellationToken,
 }
 
 /// What a port may take to close once everything that ran on it has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Tasks {
-    /// Serves until a signal comes, then drains: refuse, finish, stop the workers, close. A port that fails ends it all.
+    /// Serves until a signal comes, then drains: refuse, finish, stop the workers, close. A port or a model's loop that fails
+    /// ends it all.
     async fn until_drain(
         mut self,
-        draining: &CancellationToken,
-        (running, closing): (Running, CancellationToken),
+        mut running: Running,
         (config, shutdown): (&Config, &Shutdown),
     ) -> Result<(), Error> {
         tokio::select! {
-            () = draining.cancelled() => {}
+            () = shutdown.draining().cancelled() => {}
             grpc = &mut self.grpc => return Ok(grpc??),
             http = &mut self.http => return http?.map_err(Error::Http),
+            () = running.failed() => return Err(Error::Scheduling),
         }
         tracing::info!("draining");
         // Health says NOT_SERVING from here on; whoever balances load needs a moment to read that.
@@ -185,12 +195,13 @@ impl Tasks {
             () = tokio::time::sleep(config.drain.delay) => {}
             () = shutdown.now().cancelled() => {}
         }
-        closing.cancel();
+        self.closing.cancel();
         tokio::select! {
             () = running.drain(config.drain.timeout) => {}
             // Dropping what runs ends the workers and fails what they had.
             () = shutdown.now().cancelled() => {}
         }
+        self.drained.cancel();
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, async { (self.grpc.await, self.http.await) });
         if closed.await.is_err() {
             tracing::warn!("connections were still open at the end");

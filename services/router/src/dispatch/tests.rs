@@ -193,7 +193,8 @@ async fn a_worker_that_delivers_nothing_is_given_up() {
         setup.watchdog = WatchdogLimits {
             floor: Duration::from_millis(50),
             factor: 10,
-            first_step: Duration::from_millis(50),
+            // Long enough for the test's worker to deliver once.
+            first_step: Duration::from_secs(10),
         };
     });
     let mut worker = bed.ready(0).await;
@@ -228,7 +229,7 @@ async fn a_deadline_that_passes_in_the_queue_ends_the_request() {
     let bed = bed(1);
     let mut stream = bed
         .submit(SequenceRequest {
-            deadline: in_millis(20),
+            deadline: in_millis(300),
             ..request(8)
         })
         .await;
@@ -246,7 +247,7 @@ async fn a_deadline_that_passes_while_running_cancels_on_the_worker() {
     let mut worker = bed.ready(0).await;
     let mut stream = bed
         .submit(SequenceRequest {
-            deadline: in_millis(100),
+            deadline: in_millis(1000),
             ..request(8)
         })
         .await;
@@ -441,4 +442,12 @@ async fn what_does_not_finish_in_time_is_ended_by_the_drain() {
     assert_eq!(running.failed().await, Failed::Draining);
     assert_eq!(waiting.failed().await, Failed::Draining);
     assert_eq!(bed.dispatcher.submit(request(8)).await.unwrap_err(), Failed::Draining);
+}
+
+#[tokio::test]
+async fn a_loop_that_ends_by_itself_is_noticed() {
+    let mut bed = bed(1);
+    assert!(futures::FutureExt::now_or_never(bed.running.failed()).is_none());
+    bed.running.loops[0].1.abort();
+    soon(bed.running.failed()).await;
 }
