@@ -58,9 +58,9 @@ pub(crate) enum Error {
     /// The tenant has as many requests in flight as it may.
     #[error("{limit} requests of `{tenant}` are in flight, which is its limit; wait for one to end")]
     TenantLimit { tenant: String, limit: usize },
-    /// The process has as many requests in flight as it may.
-    #[error("the server handles {limit} requests at once, which is its limit; try again")]
-    ServerBusy { limit: usize },
+    /// The process has as many in flight as it may, requests or texts to tokenize.
+    #[error("the server handles {limit} {what} at once, which is its limit; try again")]
+    ServerBusy { limit: usize, what: &'static str },
     /// No API key, or one that is not known.
     #[error("{}", if *.given { "the API key is not known" } else { "an API key is needed: `authorization: Bearer KEY`" })]
     Unauthenticated { given: bool },

@@ -65,7 +65,7 @@ impl InferenceService for Inference {
         request: Request<pb::DetokenizeRequest>,
     ) -> Result<Response<pb::DetokenizeResponse>, Status> {
         let call = self.call(&request)?;
-        let text = self.detokenize_ids(&request.into_inner());
+        let text = self.detokenize_ids(request.into_inner()).await;
         text.map(Response::new).map_err(|error| self.refuse(&call, &error))
     }
 }

@@ -189,7 +189,7 @@ fn facts(error: &Error) -> HashMap<String, String> {
             ("max_tokens", max_tokens.to_string()),
         ],
         Error::NotImplemented { fields } => vec![("fields", fields.join(","))],
-        Error::TenantLimit { limit, .. } | Error::ServerBusy { limit } => vec![("limit", limit.to_string())],
+        Error::TenantLimit { limit, .. } | Error::ServerBusy { limit, .. } => vec![("limit", limit.to_string())],
         Error::MessageTooLarge { limit_bytes } => vec![("limit_bytes", limit_bytes.to_string())],
         Error::Sequence(Failed::QueueFull { capacity, .. }) => vec![("capacity", capacity.to_string())],
         Error::Sequence(Failed::WorkerLost { emitted }) => vec![("tokens_emitted", emitted.to_string())],

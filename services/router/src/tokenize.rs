@@ -35,15 +35,12 @@ impl Inference {
     }
 
     /// Turns token ids into text.
-    pub(crate) fn detokenize_ids(&self, request: &pb::DetokenizeRequest) -> Result<pb::DetokenizeResponse, Error> {
+    pub(crate) async fn detokenize_ids(&self, request: pb::DetokenizeRequest) -> Result<pb::DetokenizeResponse, Error> {
         let model = self.catalog.resolve(&request.model)?;
         let options = DecodeOptions {
             keep_special_tokens: !request.skip_special_tokens,
         };
-        match model.bundle.decode(&request.token_ids, options) {
-            Ok(text) => Ok(pb::DetokenizeResponse { text }),
-            Err(error @ kr_tokenizer::Error::UnknownToken { .. }) => Err(Error::field("token_ids", error.to_string())),
-            Err(error) => Err(Error::internal("detokenizing", error)),
-        }
+        let text = self.validator.detokenize(request.token_ids, options, model).await?;
+        Ok(pb::DetokenizeResponse { text })
     }
 }

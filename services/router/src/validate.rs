@@ -1,18 +1,19 @@
 //! Makes a [`ValidRequest`] out of a client's message, once: every field is checked, the prompt is token ids, the seed is
 //! resolved. Nothing later checks again. Must not know queues or workers.
 
+mod long_texts;
 mod parameters;
 mod prompt;
 
 use std::sync::Arc;
 
 use kr_proto::serve as pb;
-use tokio::sync::Semaphore;
 
 use crate::call::Call;
 use crate::catalog::ServedModel;
 use crate::error::{Error, Violation};
 use crate::sequence::SequenceRequest;
+use long_texts::LongTexts;
 pub(crate) use parameters::Checked;
 pub(crate) use prompt::Prompt;
 
@@ -55,16 +56,14 @@ pub(crate) struct Place<'a> {
 #[derive(Debug)]
 pub(crate) struct Validator {
     limits: Limits,
-    /// Long texts tokenized at once: they need a core each.
-    long_texts: Arc<Semaphore>,
+    long_texts: LongTexts,
 }
 
 impl Validator {
     pub(crate) fn new(limits: Limits) -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             limits,
-            long_texts: Arc::new(Semaphore::new(cores)),
+            long_texts: LongTexts::new(),
         }
     }
 

@@ -54,6 +54,7 @@ pub(super) async fn limit_in_flight(
         Err(_) => {
             let error = Error::ServerBusy {
                 limit: state.in_flight.limit,
+                what: "requests",
             };
             state.metrics.requests.refused(status::classify(&error).1);
             refuse(&error, request.extensions().get::<Call>())

@@ -64,7 +64,14 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             Code::ResourceExhausted,
             "TENANT_LIMIT",
         ),
-        (Error::ServerBusy { limit: 9 }, Code::ResourceExhausted, "SERVER_BUSY"),
+        (
+            Error::ServerBusy {
+                limit: 9,
+                what: "requests",
+            },
+            Code::ResourceExhausted,
+            "SERVER_BUSY",
+        ),
         (
             Error::Unauthenticated { given: false },
             Code::Unauthenticated,

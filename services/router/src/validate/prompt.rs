@@ -1,11 +1,11 @@
 //! From what a client sends to token ids. Long texts are tokenized off the async threads, a few at a time.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kr_contract::TokenId;
 use kr_proto::serve as pb;
-use kr_tokenizer::{Bundle, ChatOptions, Conversation, EncodeOptions, Message};
+use kr_tokenizer::{Bundle, ChatOptions, Conversation, DecodeOptions, EncodeOptions, Message};
 
 use super::Validator;
 use crate::catalog::ServedModel;
@@ -14,8 +14,17 @@ use crate::error::{Error, Violation};
 /// Texts above this leave the async threads: tokenizing them takes about as long as a tick of the runtime may.
 const LONG_TEXT_BYTES: usize = 2048;
 
-/// Longest wait for a core to tokenize on.
-const LONG_TEXT_WAIT: Duration = Duration::from_secs(10);
+/// The same for detokenizing, which is quicker.
+const LONG_TEXT_TOKENS: usize = 2048;
+
+/// What a message of a conversation costs beside its text, in bytes of text.
+const MESSAGE_BYTES: usize = 32;
+
+/// Messages at fault that are named; a client learns nothing from thousands of them, and they would not fit a status.
+const MAX_NAMED_MESSAGES: usize = 8;
+
+/// Characters of what a template says; a status travels in headers, whose size is bounded.
+const MAX_DESCRIPTION: usize = 300;
 
 /// A prompt in one of its forms.
 #[derive(Debug, Clone)]
@@ -46,7 +55,10 @@ impl Prompt {
         match self {
             Self::Missing | Self::Ids(_) => 0,
             Self::Text(text) | Self::TrustedText(text) => text.len(),
-            Self::Conversation(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Conversation(messages) => messages
+                .iter()
+                .map(|message| MESSAGE_BYTES + message.role.len() + message.content.len())
+                .sum(),
         }
     }
 
@@ -71,6 +83,7 @@ impl Prompt {
                 .iter()
                 .enumerate()
                 .flat_map(|(index, message)| message_violations(index, message))
+                .take(MAX_NAMED_MESSAGES)
                 .collect(),
         }
     }
@@ -108,19 +121,33 @@ impl Validator {
         if prompt.bytes() <= LONG_TEXT_BYTES {
             return encode(prompt, model);
         }
-        let slot = tokio::time::timeout(LONG_TEXT_WAIT, self.long_texts.clone().acquire_owned());
-        let Ok(Ok(slot)) = slot.await else {
-            return Err(Error::ServerBusy {
-                limit: self.long_texts.available_permits(),
-            });
-        };
         let model = model.clone();
-        let encoding = tokio::task::spawn_blocking(move || {
-            let _slot = slot;
-            encode(prompt, &model)
-        });
-        encoding.await.map_err(|error| Error::internal("tokenizing", error))?
+        self.long_texts.run(move || encode(prompt, &model)).await
     }
+
+    /// Turns token ids into text.
+    ///
+    /// # Errors
+    /// A violation for an id that is no token; [`Error::ServerBusy`] when no core is free for long.
+    pub(crate) async fn detokenize(
+        &self,
+        ids: Vec<TokenId>,
+        options: DecodeOptions,
+        model: &Arc<ServedModel>,
+    ) -> Result<String, Error> {
+        if ids.len() <= LONG_TEXT_TOKENS {
+            return decode(&ids, options, model);
+        }
+        let model = model.clone();
+        self.long_texts.run(move || decode(&ids, options, &model)).await
+    }
+}
+
+fn decode(ids: &[TokenId], options: DecodeOptions, model: &ServedModel) -> Result<String, Error> {
+    model.bundle.decode(ids, options).map_err(|error| match error {
+        kr_tokenizer::Error::UnknownToken { .. } => Error::field("token_ids", error.to_string()),
+        other => Error::internal("detokenizing", other),
+    })
 }
 
 fn encode(prompt: Prompt, model: &ServedModel) -> Result<Arc<[TokenId]>, Error> {
@@ -167,7 +194,11 @@ fn refused(error: kr_tokenizer::Error, field: &'static str, model: &ServedModel)
         | Tokenizer::TemplateOutput { .. }
         | Tokenizer::ControlTokenInMessage
         | Tokenizer::ControlTokenInText { .. }
-        | Tokenizer::UnknownToken { .. } => Error::field(field, error.to_string()),
+        | Tokenizer::UnknownToken { .. } => {
+            // A template's own words may repeat a message of any length.
+            let description: String = error.to_string().chars().take(MAX_DESCRIPTION).collect();
+            Error::field(field, description)
+        }
         other => Error::internal("tokenizing", other),
     }
 }

@@ -291,3 +291,20 @@ async fn neutral_values_of_such_fields_are_no_obstacle() {
 fn salts_of_different_tenants_never_meet() {
     assert_ne!(salted("a", "bc"), salted("ab", "c"));
 }
+
+fn conversation(messages: usize, role: &str, content: &str) -> Asked {
+    let message = pb::ChatMessage {
+        role: role.to_owned(),
+        content: content.to_owned(),
+    };
+    Asked {
+        prompt: Prompt::Conversation(vec![message; messages]),
+        ..text("")
+    }
+}
+
+#[tokio::test]
+async fn of_thousands_of_messages_at_fault_a_few_are_named() {
+    let named = fields(conversation(10_000, "", "hello")).await;
+    assert_eq!((named.len(), named[0].as_str()), (8, "messages[0].role"));
+}
