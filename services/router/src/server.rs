@@ -4,6 +4,7 @@ mod body;
 mod call_metrics;
 mod limits;
 mod listener;
+mod message_timeout;
 mod stock_status;
 
 use std::future::Future;
@@ -60,6 +61,8 @@ pub(crate) fn layered(services: Routes, stack: Stack) -> Routes {
         .layer(from_fn_with_state(stack.api_keys, auth::authenticate))
         // Before a message is read, so that a call over the limit costs no memory.
         .layer(from_fn_with_state(in_flight, limits::limit_in_flight))
+        // Within the limits: it bounds how long a call holds its place before a service has it.
+        .layer(from_fn(message_timeout::limit_arrival))
         // Innermost: rewrites what tonic itself answers when it cannot hand the message to a service.
         .layer(from_fn_with_state(stack.max_message_bytes, stock_status::translate));
     Routes::from(services.prepare().into_axum_router().layer(layers))

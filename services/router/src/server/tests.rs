@@ -53,10 +53,10 @@ fn message(bytes: &[u8]) -> Vec<u8> {
     framed
 }
 
-async fn call(routes: Routes, path: &str, body: Vec<u8>) -> (Status, HeaderMap) {
+async fn call(routes: Routes, path: &str, body: impl Into<Body>) -> (Status, HeaderMap) {
     let request = axum::http::Request::post(path)
         .header("content-type", "application/grpc")
-        .body(Body::from(body))
+        .body(body.into())
         .unwrap();
     let (parts, body) = routes.oneshot(request).await.unwrap().into_parts();
     let trailers = body.collect().await.unwrap().trailers().cloned().unwrap_or_default();
@@ -83,6 +83,20 @@ async fn oversize_messages_are_resource_exhausted() {
         (Code::ResourceExhausted, "MESSAGE_TOO_LARGE")
     );
     assert!(headers.contains_key(REQUEST_ID));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_never_arrives_does_not_hold_its_place() {
+    let routes = stack(Stub::default(), ApiKeys::default());
+    let begun = axum::body::Bytes::from_static(&[0, 0, 0]);
+    let begun = futures::stream::iter([Ok::<_, std::io::Error>(begun)]);
+    let endless = Body::from_stream(futures::StreamExt::chain(begun, futures::stream::pending()));
+    let (status, _) = call(routes.clone(), LIST, endless).await;
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+    );
+    assert_eq!(call(routes, LIST, message(&[])).await.0.code(), Code::Ok);
 }
 
 #[tokio::test]
