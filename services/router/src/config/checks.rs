@@ -244,7 +244,9 @@ impl Validate for WorkerConfig {
 
 impl Validate for DrainConfig {
     fn validate(&self) -> Vec<Problem> {
-        more_than_nothing(&[("timeout", self.timeout)])
+        let mut problems = more_than_nothing(&[("timeout", self.timeout)]);
+        problems.extend(at_most_a_year(&[("delay", self.delay)]));
+        problems
     }
 }
 
@@ -257,7 +259,19 @@ fn at_least_one(values: &[(&str, usize)]) -> Vec<Problem> {
 fn more_than_nothing(values: &[(&str, Duration)]) -> Vec<Problem> {
     let zero = values.iter().filter(|(_, value)| value.is_zero());
     zero.map(|(key, _)| Problem::new(*key, "\"0s\"", "expected more than nothing", "set it to a few seconds"))
+        .chain(at_most_a_year(values))
         .collect()
+}
+
+/// Longer ones are mistakes, and a moment that far ahead might not be representable.
+fn at_most_a_year(values: &[(&str, Duration)]) -> Vec<Problem> {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let long = values.iter().filter(|(_, value)| *value > YEAR);
+    long.map(|(key, value)| {
+        let value = format!("\"{}h\"", value.as_secs() / 3600);
+        Problem::new(*key, value, "expected at most a year", "set it to at most 8760h")
+    })
+    .collect()
 }
 
 fn shown(path: &Path) -> String {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap::Parser as _;
@@ -68,6 +69,8 @@ fn all_problems_are_reported_together() {
         ("KR_ROUTER__LIMITS__DEFAULT_MAX_TOKENS", "many"),
         ("KR_ROUTER__POLICY", "luck"),
         ("KR_ROUTER__DRAIN__TIMEOUT", "0s"),
+        ("KR_ROUTER__DRAIN__DELAY", "99999999999h"),
+        ("KR_ROUTER__QUEUE__MAX_WAIT", "8761h"),
     ];
     let problems = load(&["--model", "/nowhere/at/all", "--grpc", "0.0.0.0:50051"], &variables).unwrap_err();
     for named in [
@@ -76,6 +79,8 @@ fn all_problems_are_reported_together() {
         "limits.default_max_tokens",
         "policy",
         "drain.timeout",
+        "drain.delay",
+        "queue.max_wait",
         "/nowhere/at/all",
         "--insecure",
         "--grpc",
@@ -139,20 +144,38 @@ fn the_example_is_the_default_configuration_with_models() {
     assert_eq!(config, defaults, "the example shows defaults");
 }
 
-#[test]
-fn the_example_names_every_setting() {
-    let example = include_str!("../../../../deploy/router.example.toml");
-    let value: serde_json::Value = serde_json::to_value(Config::default()).unwrap();
-    let mut sections: Vec<(&str, &serde_json::Value)> = vec![("", &value)];
-    while let Some((section, value)) = sections.pop() {
-        for (name, value) in value.as_object().unwrap() {
-            if value.is_object() {
-                sections.push((name, value));
-            }
-            assert!(
-                example.contains(name.as_str()),
-                "{section}.{name} is not in the example"
-            );
+/// Returns the settings of the example with their tables, those that are commented out included.
+fn settings_of(example: &str) -> BTreeSet<String> {
+    let mut table = String::new();
+    let mut settings = BTreeSet::new();
+    for line in example.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            table = name.replace(['[', ']'], "") + ".";
+        } else if let Some((key, _)) = line.strip_prefix("# ").unwrap_or(line).split_once(" = ") {
+            settings.insert(format!("{table}{key}"));
         }
     }
+    settings
+}
+
+/// Returns every setting of a table and of those within it.
+fn settings(table: &str, value: &impl serde::Serialize) -> BTreeSet<String> {
+    let value = serde_json::to_value(value).unwrap();
+    let fields = value.as_object().unwrap().iter();
+    let nested = fields.flat_map(|(name, value)| match value {
+        serde_json::Value::Object(_) => settings(&format!("{table}{name}."), value),
+        // Tables of their own.
+        serde_json::Value::Array(_) if ["models", "workers"].contains(&name.as_str()) => BTreeSet::new(),
+        _ => BTreeSet::from([format!("{table}{name}")]),
+    });
+    nested.collect()
+}
+
+#[test]
+fn the_example_names_every_setting_and_no_other() {
+    let mut all = settings("", &Config::default());
+    all.append(&mut settings("models.", &ModelConfig::default()));
+    all.append(&mut settings("models.workers.", &ModelWorkers::default()));
+    let example = include_str!("../../../../deploy/router.example.toml");
+    assert_eq!(settings_of(example), all);
 }

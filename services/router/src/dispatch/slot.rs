@@ -177,7 +177,7 @@ impl Slot {
         let tokens = admission.request.prompt.len() + admission.emitted.len();
         session.commands.try_send(command).map_err(|_| Unreachable)?;
         session.in_flight.insert(id, key);
-        session.pending_prefill_tokens += tokens as u64;
+        session.pending_prefill_tokens = session.pending_prefill_tokens.saturating_add(tokens as u64);
         Ok(())
     }
 

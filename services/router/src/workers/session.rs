@@ -26,6 +26,9 @@ const OUTBOUND: usize = 1024;
 /// A frame of a large batch with log probabilities takes a few megabytes.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
+/// Before silence counts: where this process itself was suspended or starved, what the worker sent lies unread.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
+
 /// An open session; the worker has said hello and passed every check.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -125,11 +128,14 @@ fn open_error(status: tonic::Status) -> Error {
     }
 }
 
+/// What the session's stream gives: a message, its end, or why it broke.
+type Received = Result<Option<SessionResponse>, tonic::Status>;
+
 /// Everything that can happen to a running session.
 #[expect(clippy::large_enum_variant, reason = "moved once, and never stored")]
 enum Event {
     Command(Option<Command>),
-    Message(Result<Option<SessionResponse>, tonic::Status>),
+    Message(Received),
     Silence,
     Stop,
     DrainOver,
@@ -160,23 +166,32 @@ impl RunningSession {
     /// Handles one event; `Err` is the end.
     async fn turn(&mut self, terms: &Terms<'_>) -> Result<(), SessionEnd> {
         match self.next(terms.stop).await {
-            Event::Message(Ok(Some(response))) => self.response(response, terms.notices).await,
-            Event::Message(Ok(None)) => Err(lost(LossCause::Disconnected, "the worker closed the session")),
-            Event::Message(Err(status)) => Err(lost(
-                LossCause::Disconnected,
-                format!("the session broke ({}): {}", status.code(), status.message()),
-            )),
+            Event::Message(message) => self.message(message, terms.notices).await,
             Event::Command(Some(command)) => self.command(command),
             Event::Command(None) | Event::DrainOver => Err(SessionEnd::Stopped),
-            Event::Silence => Err(lost(
-                LossCause::Wedged,
-                "the worker delivered nothing for too long with work in flight",
-            )),
+            Event::Silence => match tokio::time::timeout(SECOND_LOOK, self.inbound.message()).await {
+                Ok(message) => self.message(message, terms.notices).await,
+                Err(_) => Err(lost(
+                    LossCause::Wedged,
+                    "the worker delivered nothing for too long with work in flight",
+                )),
+            },
             Event::Stop => {
                 let timeout = terms.drain.ok_or(SessionEnd::Stopped)?;
                 self.draining_until = Some(clock::now() + timeout);
                 self.send(convert::drain(timeout))
             }
+        }
+    }
+
+    async fn message(&mut self, message: Received, notices: &Notices) -> Result<(), SessionEnd> {
+        match message {
+            Ok(Some(response)) => self.response(response, notices).await,
+            Ok(None) => Err(lost(LossCause::Disconnected, "the worker closed the session")),
+            Err(status) => Err(lost(
+                LossCause::Disconnected,
+                format!("the session broke ({}): {}", status.code(), status.message()),
+            )),
         }
     }
 

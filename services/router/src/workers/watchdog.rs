@@ -27,6 +27,9 @@ impl Default for WatchdogLimits {
     }
 }
 
+/// However long a step the worker announces, an hour without a word is too much.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// Watches one session.
 #[derive(Debug)]
 pub(super) struct Watchdog {
@@ -87,12 +90,15 @@ impl Watchdog {
         if self.in_flight.is_empty() {
             return None;
         }
-        let Some(token_time) = self.token_time else {
-            return Some(self.since + self.limits.first_step.max(self.limits.floor));
+        let patience = match self.token_time {
+            None => self.limits.first_step.max(self.limits.floor),
+            Some(token_time) => {
+                let announced = self.limits.floor.max(self.announced.saturating_mul(self.limits.factor));
+                let prefill = token_time.saturating_mul(self.unannounced_tokens.min(self.max_step_tokens));
+                announced.saturating_add(prefill)
+            }
         };
-        let announced = self.limits.floor.max(self.announced.saturating_mul(self.limits.factor));
-        let prefill = token_time.saturating_mul(self.unannounced_tokens.min(self.max_step_tokens));
-        Some(self.since + announced.saturating_add(prefill))
+        self.since.checked_add(patience.min(LONGEST))
     }
 }
 
@@ -134,6 +140,15 @@ mod tests {
         assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3)));
         watchdog.frame(&frame(2000, false), start);
         assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn an_absurd_announcement_is_not_believed() {
+        let start = Instant::now();
+        let mut watchdog = watchdog(start);
+        watchdog.admitted(ID, 4, start);
+        watchdog.frame(&frame(u64::MAX, false), start);
+        assert_eq!(watchdog.deadline(), Some(start + LONGEST));
     }
 
     #[test]
