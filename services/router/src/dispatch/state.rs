@@ -402,3 +402,6 @@ enum Counted {
     Yes,
     No,
 }
+
+#[cfg(test)]
+mod tests;

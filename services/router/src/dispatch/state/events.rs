@@ -140,7 +140,9 @@ impl State {
                     // The worker drains by somebody else's order.
                     return self.move_or_fail(key);
                 }
+                // A stop text, which is an end like any other.
                 if let Some(sequence) = self.remove(key) {
+                    self.metrics.finished(&finished);
                     sequence.sender.finish(*finished);
                 }
             }
