@@ -92,7 +92,8 @@ fn parse(text: &str) -> Result<Vec<ApiKey>, MalformedKey> {
 fn key(line: &str) -> Option<ApiKey> {
     let (id, digits) = line.split_once(':')?;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if id.is_empty() || !id.bytes().all(allowed) || digits.len() != 64 {
+    let hexadecimal = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if id.is_empty() || !id.bytes().all(allowed) || !hexadecimal {
         return None;
     }
     let mut digest = [0; 32];
@@ -166,6 +167,7 @@ mod tests {
             ("\nacme:12", 2),
             (&format!("a b:{SESAME}"), 1),
             (&format!(":{SESAME}"), 1),
+            (&format!("acme:+f{}", &SESAME[2..]), 1),
         ] {
             assert_eq!(parse(text), Err(MalformedKey { line }), "{text}");
         }

@@ -119,25 +119,25 @@ pub(crate) struct Finished {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failed {
     /// The queue holds as many as it may.
-    #[error("the queue of this model is full ({capacity} requests)")]
+    #[error("the queue of this model is full ({capacity} requests); try again later")]
     QueueFull { capacity: usize, retry_after: Duration },
     /// The client's deadline passed.
-    #[error("the deadline passed")]
+    #[error("the deadline passed; give more time or ask for less")]
     DeadlineExceeded,
     /// It waited as long as the configuration allows and no worker was ready.
-    #[error("no worker became ready within {waited:?}")]
+    #[error("no worker became ready within {waited:.1?}; ListModels says why")]
     NoWorker { waited: Duration },
     /// The service shuts down.
-    #[error("the service is shutting down")]
+    #[error("the service is shutting down; try again, best on another connection")]
     Draining,
     /// The worker went away; `emitted` tokens had been sent.
-    #[error("the worker was lost after {emitted} tokens")]
+    #[error("the worker was lost after {emitted} tokens; ask again if a repeated beginning is acceptable")]
     WorkerLost { emitted: u32 },
     /// The worker refused it, for a reason that would hold on every worker.
     #[error("the worker refused the request: {message}")]
     Refused { message: String },
     /// The client reads too slowly.
-    #[error("the client reads too slowly")]
+    #[error("the client reads too slowly; read faster or ask for fewer tokens")]
     SlowConsumer,
     /// The model failed on this sequence.
     #[error("the model failed: {message}")]

@@ -80,10 +80,3 @@ async fn a_stream_that_ended_cancels_nothing() {
     drop(stream);
     assert!(lock(&cancellations.list).is_empty());
 }
-
-#[tokio::test]
-async fn a_sender_learns_that_its_reader_left() {
-    let (sender, stream) = detached();
-    drop(stream);
-    sender.closed().await;
-}
