@@ -86,6 +86,20 @@ pub enum Error {
         /// What is wrong with it and what to do.
         problem: String,
     },
+    /// A JSON file of a model folder cannot be read.
+    #[error("{path} is no valid JSON; fetch or import the model again")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A folder holds no weights.
+    #[error("{dir} holds no .safetensors file, so it is no model folder; name one, or a GGUF file")]
+    NotAModel {
+        /// The folder.
+        dir: PathBuf,
+    },
     /// The output folder exists, is not empty, and overwriting was not asked for.
     #[error("{dir} already exists and is not empty; choose another folder or ask for it to be overwritten")]
     OutputExists {

@@ -9,6 +9,7 @@ mod cursor;
 mod error;
 mod gguf;
 mod header;
+mod inspect;
 mod map;
 mod quantized;
 mod safetensors;
@@ -23,5 +24,6 @@ pub use convert::{ConvertOptions, ParseTargetError, Progress, Stage, Summary, Ta
 pub use error::{Error, Malformed, Place};
 pub use gguf::Gguf;
 pub use header::Tensor;
+pub use inspect::{Counterpart, Inspection, TensorSummary, TokenizerSummary, WeightFile, inspect};
 pub use tensor_type::RequantizationError;
 pub use value::{Array, ScalarArray, Value};

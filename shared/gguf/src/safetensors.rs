@@ -1,15 +1,22 @@
-//! Writes safetensors files whose tensors all begin at a multiple of 64 bytes, so that they can be used from a mapping
+//! Reads the headers of safetensors files, and writes files whose tensors all begin at a multiple of 64 bytes, so that they can be used from a mapping
 //! without a copy.
 //!
 //! The format allows no holes between tensors. Tensors whose size is a multiple of 64 keep every later one aligned, so
 //! they come first; behind each other one stands a `U8` tensor `__padding_N` that fills the gap. Readers ignore it.
 
+mod read;
+
 use std::io::{self, Write};
 
 use serde_json::{Map, Value as Json, json};
 
+pub(crate) use read::{StoredTensor, read_header};
+
 /// Every tensor's first byte lies at a multiple of this in the file.
 pub(crate) const ALIGNMENT: usize = 64;
+
+/// Names of padding begin with this.
+const PADDING: &str = "__padding_";
 
 /// A tensor to be written.
 #[derive(Debug, Clone)]
@@ -93,7 +100,7 @@ impl Layout {
             let is_last = position + 1 == order.len();
             let padding = if is_last { 0 } else { entry.padding() };
             if padding > 0 {
-                describe(format!("__padding_{position}"), "U8", json!([padding]), padding);
+                describe(format!("{PADDING}{position}"), "U8", json!([padding]), padding);
             }
             padded.push((*index, padding));
         }

@@ -4,6 +4,7 @@ mod architectures;
 mod broken_files;
 mod conversion;
 mod file;
+mod inspection;
 mod overwriting;
 mod refused_models;
 mod split;

@@ -58,6 +58,12 @@ const KINDS: [(&str, &str, Read); 2] = [
     ("llama", "SentencePiece BPE", sentence_piece::read),
 ];
 
+/// What people call the tokenizer's kind, if it is known.
+pub(crate) fn kind_name(kind: &str) -> Option<&'static str> {
+    let known = KINDS.iter().find(|(known, ..)| *known == kind);
+    known.map(|(_, name, _)| *name)
+}
+
 /// Reads the tokenizer's metadata.
 ///
 /// # Errors

@@ -84,10 +84,10 @@ impl Plan {
     }
 
     /// The model's weights, how each is stored, and how far its values are off where they are not the source's own.
-    pub(crate) fn weights<'a>(
+    pub(crate) fn weights<'m, 'g>(
         &self,
-        model: &'a Model<'a>,
-    ) -> impl Iterator<Item = (&'a Weight<'a>, Storage, Option<RequantizationError>)> {
+        model: &'m Model<'g>,
+    ) -> impl Iterator<Item = (&'m Weight<'g>, Storage, Option<RequantizationError>)> {
         let weights = model.weights.iter().zip(&self.errors);
         weights.map(|(weight, error)| (weight, storage(weight, self.target), *error))
     }

@@ -12,7 +12,7 @@ pub(crate) struct Requantized {
 }
 
 /// How far requantized values are from the source's, over a whole tensor. Nothing is estimated.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct RequantizationError {
     /// The largest difference of a value: no value is further off.
     pub max_error: f64,
