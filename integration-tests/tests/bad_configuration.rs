@@ -139,7 +139,7 @@ async fn kr_checks_and_prints_a_configuration_with_origins() {
         line("queue.ageing = \"7s\"").ends_with("KR_ROUTER__QUEUE__AGEING"),
         "{printed}"
     );
-    assert!(line("models.0.name = \"demo\"").contains("router.toml:2"), "{printed}");
+    assert!(line("name = \"demo\"").contains("router.toml:2"), "{printed}");
     std::fs::write(&configuration, "[queue]\ncapacity = 0\n").unwrap();
     let ran = kr(&["check"]).await;
     assert_eq!(ran.status.code(), Some(64), "{}", ran.stderr);
