@@ -2,7 +2,6 @@
 //! worker is a stream of [`Notice`]s and, while it is ready, a channel for [`Command`]s; nobody else sees processes,
 //! sockets or protos.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -233,6 +232,3 @@ impl LossCause {
         Self::Protocol,
     ];
 }
-
-/// Sequences that a session owes an end for.
-type InFlight = HashSet<SequenceId>;

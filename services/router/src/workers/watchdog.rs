@@ -1,9 +1,10 @@
 //! Whether a worker delivers. Each frame announces how long the next step will take; silence far beyond that, with work in
 //! flight, means that the worker is stuck, however alive its process looks. Pure: time is an argument.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{Frame, InFlight};
+use super::Frame;
 use kr_contract::SequenceId;
 
 /// How much silence is too much.
@@ -35,12 +36,12 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub(super) struct Watchdog {
     limits: WatchdogLimits,
     max_step_tokens: u32,
-    in_flight: InFlight,
+    /// By sequence, the prompt tokens that no announcement covers yet: those of sequences the worker has not accepted. It may
+    /// have read them in the meantime, and compute them in its next step.
+    in_flight: HashMap<SequenceId, u32>,
     /// Last sign of life, or the moment work came in.
     since: Instant,
     announced: Duration,
-    /// Prompt tokens sent since the last frame: no announcement covers them yet.
-    unannounced_tokens: u32,
     /// Longest time one input token took in a step; unset before the first step.
     token_time: Option<Duration>,
 }
@@ -50,10 +51,9 @@ impl Watchdog {
         Self {
             limits,
             max_step_tokens,
-            in_flight: InFlight::new(),
+            in_flight: HashMap::new(),
             since: now,
             announced: Duration::ZERO,
-            unannounced_tokens: 0,
             token_time: None,
         }
     }
@@ -62,9 +62,8 @@ impl Watchdog {
         if self.in_flight.is_empty() {
             self.since = now;
         }
-        self.in_flight.insert(id);
-        let tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
-        self.unannounced_tokens = self.unannounced_tokens.saturating_add(tokens);
+        self.in_flight
+            .insert(id, u32::try_from(prompt_tokens).unwrap_or(u32::MAX));
     }
 
     pub(super) fn rejected(&mut self, id: SequenceId, now: Instant) {
@@ -74,11 +73,15 @@ impl Watchdog {
 
     pub(super) fn frame(&mut self, frame: &Frame, now: Instant) {
         self.since = now;
-        self.unannounced_tokens = 0;
         self.announced = frame.next_expected.unwrap_or_default();
         if let Some(step) = frame.step {
             let token_time = step.duration / step.tokens.max(1);
             self.token_time = Some(self.token_time.map_or(token_time, |longest| longest.max(token_time)));
+        }
+        for id in &frame.accepted {
+            if let Some(tokens) = self.in_flight.get_mut(id) {
+                *tokens = 0;
+            }
         }
         for id in frame.ended() {
             self.in_flight.remove(&id);
@@ -94,11 +97,17 @@ impl Watchdog {
             None => self.limits.first_step.max(self.limits.floor),
             Some(token_time) => {
                 let announced = self.limits.floor.max(self.announced.saturating_mul(self.limits.factor));
-                let prefill = token_time.saturating_mul(self.unannounced_tokens.min(self.max_step_tokens));
+                let prefill = token_time.saturating_mul(self.unannounced_tokens().min(self.max_step_tokens));
                 announced.saturating_add(prefill)
             }
         };
         self.since.checked_add(patience.min(LONGEST))
+    }
+
+    fn unannounced_tokens(&self) -> u32 {
+        self.in_flight
+            .values()
+            .fold(0, |sum, tokens| sum.saturating_add(*tokens))
     }
 }
 
@@ -118,6 +127,7 @@ mod tests {
                 duration: Duration::from_millis(10),
             }),
             next_expected: Some(Duration::from_millis(next_expected_ms)),
+            accepted: vec![ID],
             updates: vec![Update {
                 id: ID,
                 tokens: Tokens::default(),
@@ -174,6 +184,23 @@ mod tests {
         watchdog.admitted(SequenceId(2), 100_000, start);
         let prefill = Duration::from_millis(10) * 512;
         assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3) + prefill));
+    }
+
+    #[test]
+    fn a_frame_sent_before_the_worker_read_an_admit_does_not_announce_it() {
+        let start = Instant::now();
+        let mut watchdog = watchdog(start);
+        watchdog.admitted(ID, 4, start);
+        watchdog.admitted(SequenceId(2), 100, start);
+        watchdog.frame(&frame(20, false), start);
+        let prefill = Duration::from_millis(10) * 100;
+        assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3) + prefill));
+        let accepted = Frame {
+            accepted: vec![SequenceId(2)],
+            ..frame(20, false)
+        };
+        watchdog.frame(&accepted, start);
+        assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3)));
     }
 
     #[test]
