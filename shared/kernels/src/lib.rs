@@ -4,7 +4,7 @@
 //! Which rows are computed together, how work is split over threads and how many threads there are changes nothing: results are
 //! bitwise the same. They do depend on the instruction set ([`Instructions`]), because only some have a fused multiply-add.
 //!
-//! Written once over eight [`lanes`]; AVX2 with FMA is chosen at run time.
+//! Written once over eight lanes; AVX2 with FMA is chosen at run time.
 
 mod activation;
 mod attention;
