@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("kr-contract", &[]),
     ("kr-tokenizer", &["kr-contract"]),
     ("kr-gguf", &["kr-tokenizer"]),
+    ("kr-gguf-fuzz", &["kr-gguf"]),
     ("kr-kernels", &[]),
     ("kr-engine", &["kr-contract"]),
     ("kr-model", &["kr-contract", "kr-engine", "kr-kernels"]),

@@ -95,6 +95,14 @@ impl Tensor {
     }
 }
 
+/// Checks the header of a file that is in memory, without keeping it. For fuzzing.
+///
+/// # Errors
+/// The first violation of the format.
+pub fn check_header(bytes: &[u8]) -> Result<(), Malformed> {
+    Header::parse(bytes).map(drop)
+}
+
 impl Header {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(bytes);

@@ -23,7 +23,7 @@ mod value;
 pub use convert::{ConvertOptions, ParseTargetError, Progress, Stage, Summary, Target, convert};
 pub use error::{Error, Malformed, Place};
 pub use gguf::Gguf;
-pub use header::Tensor;
+pub use header::{Tensor, check_header};
 pub use inspect::{Counterpart, Inspection, TensorSummary, TokenizerSummary, WeightFile, inspect};
 pub use tensor_type::RequantizationError;
 pub use value::{Array, ScalarArray, Value};

@@ -83,6 +83,11 @@ impl TensorType {
         TYPES.iter().find(|row| row.id == id)
     }
 
+    #[cfg(test)]
+    pub(crate) fn by_name(name: &str) -> Option<&'static Self> {
+        TYPES.iter().find(|row| row.name == name)
+    }
+
     /// Names of the types that can be converted, for messages.
     pub(crate) fn supported_names() -> String {
         let names: Vec<_> = TYPES

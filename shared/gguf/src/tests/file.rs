@@ -137,6 +137,20 @@ impl File {
         file
     }
 
+    /// The tiny model with a SentencePiece vocabulary of seven tokens.
+    pub(super) fn tiny_sentence_piece() -> Self {
+        let tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a"].map(str::to_owned);
+        Self::tiny_llama()
+            .with_tokens(tokens.to_vec(), vec![2, 3, 3, 1, 1, 1, 1])
+            .without("tokenizer.ggml.pre")
+            .without("tokenizer.ggml.merges")
+            .with("tokenizer.ggml.model", "llama")
+            .with(
+                "tokenizer.ggml.scores",
+                Meta::F32s(vec![0.0, 0.0, 0.0, -4.0, -5.0, -6.0, -1.0]),
+            )
+    }
+
     /// The file's parts, as a model split after so many tensors is written: all metadata in the first.
     pub(super) fn split(&self, after: usize) -> [Self; 2] {
         let (mut first, mut second) = (self.clone(), self.clone());

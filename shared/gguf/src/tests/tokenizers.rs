@@ -157,15 +157,7 @@ fn texts_begin_as_the_models_kind_has_it_unless_the_file_says_otherwise() {
 
 #[test]
 fn a_vocabulary_may_do_without_bytes() {
-    let tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a"].map(str::to_owned);
-    let file = File::tiny_llama()
-        .with_tokens(tokens.to_vec(), vec![2, 3, 3, 1, 1, 1, 1])
-        .with("tokenizer.ggml.model", "llama")
-        .with(
-            "tokenizer.ggml.scores",
-            Meta::F32s(vec![0.0, 0.0, 0.0, -4.0, -5.0, -6.0, -1.0]),
-        );
-    let (_folder, bundle) = loaded(&file);
+    let (_folder, bundle) = loaded(&File::tiny_sentence_piece());
     assert_eq!(bundle.encode("ab a b", TEXT).unwrap(), [6, 5, 6, 3, 5]);
     assert!(bundle.encode("xyz", TEXT).is_err(), "only <unk> could stand for it");
 }

@@ -10,7 +10,7 @@ use super::conversion::{affine_values, converted, floats};
 use super::file::{BF16, F16, F32, File, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
 use crate::header::Tensor;
 use crate::quantized::pack;
-use crate::tensor_type::{Affine, Codec, Groups, RequantizationError};
+use crate::tensor_type::{Affine, Codec, Groups, RequantizationError, TensorType};
 use crate::{Gguf, Target};
 
 fn fixture(name: &str) -> PathBuf {
@@ -175,5 +175,35 @@ fn half_width_floats_are_kept_or_widened() {
         let widened = converted(&file, Target::Float32);
         assert_eq!(widened.json("config.json")["torch_dtype"], json!("float32"));
         assert_eq!(widened.summary.exact_tensors, 11);
+    }
+}
+
+/// The cells of the guide's table rows whose first cell is a type's name.
+fn rows_of_the_guide() -> Vec<Vec<String>> {
+    let guide = include_str!("../../../../docs/models.md");
+    let rows = guide
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let cells = rows.map(|row| row.split(" | ").map(str::to_owned).collect::<Vec<_>>());
+    cells.filter(|cells| TensorType::by_name(&cells[0]).is_some()).collect()
+}
+
+#[test]
+fn the_guide_lists_what_becomes_of_every_type() {
+    let rows = rows_of_the_guide();
+    let names: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
+    let supported = TensorType::supported_names();
+    let (mut found, mut expected) = (names, supported.split(", ").collect::<Vec<_>>());
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    for row in rows {
+        let groups = |affine: Affine| format!("{} bits, groups of {}", affine.bits, affine.group_len);
+        let quantized = match TensorType::by_name(&row[0]).unwrap().codec.unwrap() {
+            Codec::Dense(dense) => format!("{}, exact", dense.name()),
+            Codec::Affine(affine) => format!("{}, exact", groups(affine)),
+            Codec::Requantized(requantized) => format!("{}, requantized", groups(requantized.affine)),
+        };
+        assert_eq!(row[1..], ["exact".to_owned(), quantized], "{}", row[0]);
     }
 }
