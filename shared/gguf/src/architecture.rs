@@ -264,7 +264,11 @@ impl<'a> Tensors<'a> {
         let place = || Place::Tensor(name.to_owned());
         let tensor = self.left.remove(name).ok_or_else(|| self.gguf.missing(place()))?;
         if tensor.shape() != shape {
-            let found = format!("shape {:?}", tensor.shape());
+            let found = format!(
+                "shape {:?} (described at byte {})",
+                tensor.shape(),
+                tensor.described_at()
+            );
             return Err(self
                 .gguf
                 .inconsistent(place(), found, format!("{shape:?}, as the metadata says")));
@@ -274,11 +278,14 @@ impl<'a> Tensors<'a> {
 
     /// Refuses tensors that nobody took: a model that has them computes something else.
     fn finish(self) -> Result<(), Error> {
-        match self.left.keys().min() {
+        match self.left.iter().min_by_key(|(name, _)| **name) {
             None => Ok(()),
-            Some(name) => Err(self.gguf.unsupported(
+            Some((name, tensor)) => Err(self.gguf.unsupported(
                 Place::Tensor((*name).to_owned()),
-                "a name that is no part of this architecture as implemented",
+                format!(
+                    "a name (at byte {}) that is no part of this architecture as implemented",
+                    tensor.described_at()
+                ),
                 "models without this tensor",
             )),
         }
