@@ -3,13 +3,14 @@
 PROMPT ?= What is the capital of France, and what is it known for?
 ARGS ?=
 BACKEND ?= cpu
+SECONDS_TO_FUZZ ?= 60
 export PROMPT
 
 PROGRAMS := -p kr-router -p kr-worker -p kr-cli
 XTASK := cargo xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help packages setup build demo serve test check bench bench-peers clean
+.PHONY: help packages setup build demo serve test check bench bench-peers fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,9 +37,9 @@ test: setup ## Run everything that must hold
 	@$(XTASK) demo-model --profile dev
 	@tools="$$($(XTASK) tools)" && export KR_TOOLS="$$tools" && \
 	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo test --workspace --doc --quiet && cargo nextest run --workspace; \
+		cargo test --workspace --doc --quiet && cargo nextest run --workspace --no-fail-fast; \
 	else \
-		cargo test --workspace; \
+		cargo test --workspace --no-fail-fast; \
 	fi
 
 check: setup ## Check format, lints, docs, dependencies and protos
@@ -54,6 +55,11 @@ bench: build ## Measure the release with kr bench; ARGS="--concurrency 16 …"
 
 bench-peers: build ## Measure kr and mlx-lm's BatchGenerator on the same model, in turn
 	@$(XTASK) bench-peers
+
+fuzz: ## Look for GGUF headers that break the reader, for SECONDS_TO_FUZZ (60); needs cargo-fuzz
+	@mkdir -p shared/gguf/fuzz/corpus/header
+	cd shared/gguf && RUSTC_BOOTSTRAP=1 cargo fuzz run header fuzz/corpus/header fixtures -- \
+		-max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=1024 -max_len=65536
 
 clean: ## Remove build outputs; the cache of downloads stays
 	cargo clean

@@ -1,6 +1,10 @@
 //! What the router adds: the same load on a worker with fixed steps, once called directly and once through a router, in turn.
 //! Prints one JSON object. Run with `cargo run --release -p kr-integration-tests --example router_overhead`.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark: it fails loudly and prints its figures")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark: it fails loudly and prints its figures"
+)]
 
 use std::time::{Duration, Instant};
 
@@ -66,9 +70,16 @@ async fn call_worker(concurrency: u32) -> Vec<Arrivals> {
     let mut client = WorkerServiceClient::connect(address).await.unwrap();
     let (requests, outgoing) = mpsc::channel(128);
     let send = |message| SessionRequest { message: Some(message) };
-    let hello = Hello { protocol_major: kr_proto::WORKER_PROTOCOL.0, ..Hello::default() };
+    let hello = Hello {
+        protocol_major: kr_proto::WORKER_PROTOCOL.0,
+        ..Hello::default()
+    };
     requests.send(send(Request::Hello(hello))).await.unwrap();
-    let mut frames = client.session(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let mut frames = client
+        .session(ReceiverStream::new(outgoing))
+        .await
+        .unwrap()
+        .into_inner();
     frames.next().await.unwrap().unwrap();
     // The first round of sequences warms up.
     let mut arrivals = Vec::new();
@@ -80,7 +91,9 @@ async fn call_worker(concurrency: u32) -> Vec<Arrivals> {
         }
         let mut left = concurrency;
         while left > 0 {
-            let Some(Response::Frame(frame)) = frames.next().await.unwrap().unwrap().message else { continue };
+            let Some(Response::Frame(frame)) = frames.next().await.unwrap().unwrap().message else {
+                continue;
+            };
             let now = started.elapsed();
             for step in frame.sequences {
                 let index = usize::try_from(step.sequence_id - first).unwrap();
@@ -93,14 +106,29 @@ async fn call_worker(concurrency: u32) -> Vec<Arrivals> {
 }
 
 fn admit(sequence_id: u64) -> Admit {
-    let sampling = Sampling { repetition_penalty: 1.0, top_p: 1.0, ignore_eos: true, ..Sampling::default() };
+    let sampling = Sampling {
+        repetition_penalty: 1.0,
+        top_p: 1.0,
+        ignore_eos: true,
+        ..Sampling::default()
+    };
     let prompt_ids = (0..PROMPT_TOKENS).map(|id| 100 + id).collect();
-    Admit { sequence_id, attempt: 1, prompt_ids, sampling: Some(sampling), max_tokens: TOKENS, ..Admit::default() }
+    Admit {
+        sequence_id,
+        attempt: 1,
+        prompt_ids,
+        sampling: Some(sampling),
+        max_tokens: TOKENS,
+        ..Admit::default()
+    }
 }
 
 /// The same through a fresh router: arrivals, and messages between router and worker for each token.
 async fn call_router(concurrency: u32) -> (Vec<Arrivals>, f64) {
-    let service = Service::fake(1, STEP).configuration("[worker]\nmax_sequences = 64").start().await;
+    let service = Service::fake(1, STEP)
+        .configuration("[worker]\nmax_sequences = 64")
+        .start()
+        .await;
     route(&service, concurrency).await;
     let before = service.metric("kr_worker_messages_total", "").await;
     let arrivals = route(&service, concurrency).await;
@@ -112,9 +140,14 @@ async fn call_router(concurrency: u32) -> (Vec<Arrivals>, f64) {
 async fn route(service: &Service, concurrency: u32) -> Vec<Arrivals> {
     let started = Instant::now();
     let one = || async {
-        let parameters = Parameters { ignore_eos: Some(true), ..greedy(TOKENS) };
+        let parameters = Parameters {
+            ignore_eos: Some(true),
+            ..greedy(TOKENS)
+        };
         let mut request = prompt("", parameters);
-        request.input = Some(Input::PromptIds(TokenIds { ids: (0..PROMPT_TOKENS).map(|id| 100 + id).collect() }));
+        request.input = Some(Input::PromptIds(TokenIds {
+            ids: (0..PROMPT_TOKENS).map(|id| 100 + id).collect(),
+        }));
         let mut stream = service.inference().generate(request).await.unwrap().into_inner();
         let mut arrivals = Vec::new();
         while let Some(piece) = stream.next().await {
@@ -129,7 +162,10 @@ async fn route(service: &Service, concurrency: u32) -> Vec<Arrivals> {
 fn figures(requests: &[Arrivals]) -> Value {
     let first = requests.iter().map(|arrivals| arrivals[0]).collect();
     let whole = requests.iter().map(|arrivals| arrivals[arrivals.len() - 1]).collect();
-    let gaps = requests.iter().flat_map(|arrivals| arrivals.windows(2).map(|pair| pair[1] - pair[0])).collect();
+    let gaps = requests
+        .iter()
+        .flat_map(|arrivals| arrivals.windows(2).map(|pair| pair[1] - pair[0]))
+        .collect();
     json!({"ttft_ms": percentiles(first), "inter_token_ms": percentiles(gaps), "e2e_ms": percentiles(whole)})
 }
 

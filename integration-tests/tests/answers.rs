@@ -97,6 +97,19 @@ async fn a_stop_text_ends_the_answer_before_it() {
 }
 
 #[tokio::test]
+async fn a_biased_token_is_chosen() {
+    let service = Service::real(1).start().await;
+    let parameters = Parameters {
+        logit_bias: [(28, 100.0)].into(),
+        ..greedy(3)
+    };
+    let answer = generate(&service, prompt("The sun rises in the", parameters))
+        .await
+        .unwrap();
+    assert_eq!(answer.ids, [28, 28, 28]);
+}
+
+#[tokio::test]
 async fn log_probabilities_come_with_each_token() {
     let service = Service::real(1).start().await;
     let parameters = Parameters {

@@ -15,16 +15,29 @@ pub fn tokenizer_digest(tokenizer_json: &[u8]) -> String {
     named(Sha256::digest(tokenizer_json).as_slice())
 }
 
-/// What a weight file contributes to a model's digest. The tensors' data is left out: reading half a gigabyte at every start costs
-/// more than it finds, and a file of the same header and size with other data is not made by accident.
+/// Bytes of one probe.
+const PROBE_BYTES: usize = 64;
+
+/// What a weight file contributes to a model's digest. Three probes stand for the data of each tensor: reading half a gigabyte at
+/// every start would cost seconds, and training changes a tensor everywhere.
 #[derive(Debug)]
 pub(crate) struct WeightFile<'a> {
     pub(crate) name: &'a str,
     pub(crate) bytes: u64,
     pub(crate) header: &'a [u8],
+    /// Of all tensors, in the file's order.
+    pub(crate) probes: Vec<&'a [u8]>,
 }
 
-/// Returns the model's digest: over config.json's bytes, the tokenizer's digest and every weight file's name, size and header.
+/// Returns the first, middle and last bytes of a tensor's data.
+pub(crate) fn probes(data: &[u8]) -> [&[u8]; 3] {
+    let length = data.len().min(PROBE_BYTES);
+    let last = data.len() - length;
+    [0, last / 2, last].map(|start| &data[start..start + length])
+}
+
+/// Returns the model's digest: over config.json's bytes, the tokenizer's digest and every weight file's name, size, header and
+/// probes.
 pub(crate) fn model_digest(config_json: &[u8], tokenizer: Option<&str>, files: &[WeightFile<'_>]) -> String {
     let mut hasher = Sha256::new();
     let mut line = |text: &str| hasher.update(format!("{text}\n"));
@@ -33,7 +46,10 @@ pub(crate) fn model_digest(config_json: &[u8], tokenizer: Option<&str>, files: &
     line(tokenizer.unwrap_or("none"));
     for file in files {
         let header = named(Sha256::digest(file.header).as_slice());
-        line(&format!("{} {} {header}", file.name, file.bytes));
+        let mut data = Sha256::new();
+        file.probes.iter().for_each(|probe| data.update(probe));
+        let data = named(data.finalize().as_slice());
+        line(&format!("{} {} {header} {data}", file.name, file.bytes));
     }
     named(hasher.finalize().as_slice())
 }
@@ -66,13 +82,31 @@ mod tests {
 
     #[test]
     fn every_part_changes_a_models_digest() {
-        let file = |name, bytes, header| WeightFile { name, bytes, header };
+        let probed = |name, bytes, header, probe| WeightFile {
+            name,
+            bytes,
+            header,
+            probes: vec![probe],
+        };
+        let file = |name, bytes, header| probed(name, bytes, header, b"p");
         let base = model_digest(b"{}", None, &[file("a", 1, b"h")]);
+        assert_ne!(base, model_digest(b"{}", None, &[probed("a", 1, b"h", b"q")]));
         assert_ne!(base, model_digest(b"{ }", None, &[file("a", 1, b"h")]));
         assert_ne!(base, model_digest(b"{}", Some("sha256:00"), &[file("a", 1, b"h")]));
         assert_ne!(base, model_digest(b"{}", None, &[file("b", 1, b"h")]));
         assert_ne!(base, model_digest(b"{}", None, &[file("a", 2, b"h")]));
         assert_ne!(base, model_digest(b"{}", None, &[file("a", 1, b"i")]));
         assert_ne!(base, model_digest(b"{}", None, &[]));
+    }
+
+    #[test]
+    fn probes_lie_at_both_ends_and_in_the_middle() {
+        let data: Vec<u8> = (0..=255).collect();
+        assert_eq!(
+            probes(&data).map(|probe| (probe[0], probe.len())),
+            [(0, 64), (96, 64), (192, 64)]
+        );
+        assert_eq!(probes(&data[..2]), [[0, 1]; 3]);
+        assert_eq!(probes(&[]), [[0_u8; 0]; 3]);
     }
 }

@@ -39,8 +39,8 @@ pub struct ModelInfo {
     pub copied_bytes: u64,
     /// What the arithmetic depends on.
     pub fingerprint: NumericsFingerprint,
-    /// `sha256:…` over config.json, the tokenizer's digest and the weight files' names, sizes and headers; not over the tensors'
-    /// data.
+    /// `sha256:…` over config.json, the tokenizer's digest and the weight files' names, sizes, headers and three probes of
+    /// each tensor's data.
     pub model_digest: String,
     /// `sha256:…` of tokenizer.json; `None` where the directory has none.
     pub tokenizer_digest: Option<String>,

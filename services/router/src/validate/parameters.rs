@@ -46,7 +46,6 @@ pub(super) fn not_implemented(asked: &Asked) -> Vec<&'static str> {
             parameters.frequency_penalty.is_some_and(|value| value != 0.0),
             "parameters.frequency_penalty",
         ),
-        (!parameters.logit_bias.is_empty(), "parameters.logit_bias"),
         (parameters.prompt_logprobs.is_some(), "parameters.prompt_logprobs"),
         (parameters.n.is_some_and(|n| n != 1), "parameters.n"),
         (parameters.response_format.is_some(), "parameters.response_format"),
@@ -134,7 +133,20 @@ pub(super) fn check(
         );
     }
     check_stops(&parameters.stop, &mut wrong);
-    check_stop_tokens(&parameters.stop_token_ids, vocabulary, &mut wrong);
+    if parameters.stop_token_ids.len() > MAX_STOP_TOKENS {
+        let count = parameters.stop_token_ids.len();
+        wrong(
+            "stop_token_ids",
+            format!("has {count} entries, allowed are {MAX_STOP_TOKENS}"),
+        );
+    }
+    check_known(
+        "stop_token_ids",
+        parameters.stop_token_ids.iter(),
+        vocabulary,
+        &mut wrong,
+    );
+    check_known("logit_bias", parameters.logit_bias.keys(), vocabulary, &mut wrong);
     Ok(Checked {
         params,
         stops: parameters.stop,
@@ -158,18 +170,14 @@ fn check_stops(stops: &[String], wrong: &mut impl FnMut(&str, String)) {
     }
 }
 
-fn check_stop_tokens(ids: &[TokenId], vocabulary: usize, wrong: &mut impl FnMut(&str, String)) {
-    if ids.len() > MAX_STOP_TOKENS {
-        wrong(
-            "stop_token_ids",
-            format!("has {} entries, allowed are {MAX_STOP_TOKENS}", ids.len()),
-        );
-    }
-    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-        wrong(
-            "stop_token_ids",
-            format!("has {id}, the vocabulary has {vocabulary} tokens"),
-        );
+fn check_known<'a>(
+    field: &str,
+    mut ids: impl Iterator<Item = &'a TokenId>,
+    vocabulary: usize,
+    wrong: &mut impl FnMut(&str, String),
+) {
+    if let Some(id) = ids.find(|id| **id as usize >= vocabulary) {
+        wrong(field, format!("has {id}, the vocabulary has {vocabulary} tokens"));
     }
 }
 

@@ -89,6 +89,7 @@ async fn every_field_at_fault_is_named_at_once() {
             cache_salt: Some("s".repeat(257)),
             stop: vec![String::new(); 10_000],
             stop_token_ids: vec![258],
+            logit_bias: [(258, 1.0)].into(),
             ..Default::default()
         })
     };
@@ -108,6 +109,7 @@ async fn every_field_at_fault_is_named_at_once() {
             "parameters.cache_salt",
             "parameters.stop",
             "parameters.stop_token_ids",
+            "parameters.logit_bias",
             "parameters.priority",
         ]
     );
@@ -237,7 +239,6 @@ async fn fields_that_are_not_implemented_are_refused_by_name() {
             repetition_penalty: Some(1.1),
             presence_penalty: Some(0.5),
             frequency_penalty: Some(0.5),
-            logit_bias: [(1, 1.0)].into(),
             prompt_logprobs: Some(0),
             n: Some(2),
             response_format: Some(pb::ResponseFormat::default()),
@@ -258,7 +259,6 @@ async fn fields_that_are_not_implemented_are_refused_by_name() {
             "parameters.repetition_penalty",
             "parameters.presence_penalty",
             "parameters.frequency_penalty",
-            "parameters.logit_bias",
             "parameters.prompt_logprobs",
             "parameters.n",
             "parameters.response_format",

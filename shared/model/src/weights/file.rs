@@ -83,7 +83,20 @@ impl WeightFile {
             name: self.path.file_name().and_then(|name| name.to_str()).unwrap_or(""),
             bytes: self.map.len() as u64,
             header: &self.map[..self.data_start],
+            probes: self
+                .names()
+                .iter()
+                .flat_map(|name| digest::probes(self.data(name)))
+                .collect(),
         }
+    }
+
+    /// A tensor's bytes; none where there is no such tensor.
+    fn data(&self, name: &str) -> &[u8] {
+        let range = self
+            .tensor(name)
+            .map(|(info, start)| start..start + (info.data_offsets.1 - info.data_offsets.0));
+        range.and_then(|range| self.map.get(range)).unwrap_or_default()
     }
 }
 
