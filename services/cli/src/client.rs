@@ -52,7 +52,9 @@ impl Server {
     /// The address is malformed, or nobody answers within five seconds.
     pub(crate) async fn connect(args: &ServerArgs) -> Result<Self, Error> {
         let endpoint = Endpoint::from_shared(args.server.clone())
-            .map_err(|_| Error::Address {
+            .ok()
+            .filter(|endpoint| endpoint.uri().scheme_str() == Some("http"))
+            .ok_or_else(|| Error::Address {
                 server: args.server.clone(),
             })?
             .connect_timeout(CONNECT_TIMEOUT)

@@ -107,7 +107,10 @@ fn render_status(status: &tonic::Status) -> String {
     let mut text = format!("{}: {}", code_name(status.code()), status.message());
     if let Some(bad_request) = details.bad_request() {
         for violation in &bad_request.field_violations {
-            text.push_str(&format!("\n  {}: {}", violation.field, violation.description));
+            let line = format!("{}: {}", violation.field, violation.description);
+            if !status.message().contains(&line) {
+                text.push_str(&format!("\n  {line}"));
+            }
         }
     }
     if let Some(info) = details.error_info() {

@@ -1,5 +1,6 @@
 //! `kr generate`: one prompt, one answer.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -46,11 +47,18 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         .await
         .map_err(|error| Error::Input(format!("reading the prompt stopped: {error}")))??;
     let server = Server::connect(&args.server).await?;
-    let on_text = |text: &str| if args.json { Ok(()) } else { answer::print(text) };
+    let began = Cell::new(false);
+    let on_text = |text: &str| {
+        if args.json {
+            return Ok(());
+        }
+        began.set(true);
+        answer::print(text)
+    };
     let started = Instant::now();
     let answer = if args.chat {
         let stream = server.inference().chat(chat_request(&args, prompt)).await?.into_inner();
-        Answer::collect(stream, started, on_text).await?
+        Answer::collect(stream, started, on_text).await
     } else {
         let request = GenerateRequest {
             model: args.generation.model.clone(),
@@ -59,12 +67,15 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             idempotency_key: String::new(),
         };
         let stream = server.inference().generate(request).await?.into_inner();
-        Answer::collect(stream, started, on_text).await?
+        Answer::collect(stream, started, on_text).await
     };
+    if began.get() {
+        answer::print("\n")?;
+    }
+    let answer = answer?;
     if args.json {
         return Ok(answer::print(&format!("{}\n", answer.to_json()))?);
     }
-    answer::print("\n")?;
     terminal::note(&answer.figures());
     Ok(())
 }

@@ -73,6 +73,9 @@ pub(crate) enum Error {
     /// No such method.
     #[error("unknown method; reflection names those that exist")]
     UnknownMethod,
+    /// The answer was cut because the service shuts down.
+    #[error("the service is shutting down; the answer was cut after {emitted} tokens")]
+    CutByDrain { emitted: u32 },
     /// The sequence did not run to its end.
     #[error(transparent)]
     Sequence(#[from] Failed),
@@ -90,6 +93,14 @@ impl Error {
     /// One field at fault.
     pub(crate) fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::Invalid(vec![Violation::new(field, description)])
+    }
+
+    /// The same failure for a client that has `emitted` tokens already: trying again would repeat them.
+    pub(crate) fn after_tokens(self, emitted: u32) -> Self {
+        match self {
+            Self::Sequence(Failed::Draining) if emitted > 0 => Self::CutByDrain { emitted },
+            other => other,
+        }
     }
 
     /// A mistake of ours: `place` and `source` reach the log only.

@@ -160,6 +160,7 @@ impl Running {
 
     fn fail(&mut self, mut piece: Piece, error: Error) {
         piece.text += &self.relay.text.flush().0;
+        let error = error.after_tokens(self.relay.record.generated());
         let status = status::status(&error, self.relay.record.request_id());
         self.end(piece, Outcome::Failed(&error));
         self.last.push_back(Err(status));

@@ -104,6 +104,7 @@ pub(crate) fn classify(error: &Error) -> (Code, Reason) {
         Error::MessageTooLarge { .. } => (Code::ResourceExhausted, Reason::MessageTooLarge),
         Error::Undecodable { .. } => (Code::InvalidArgument, Reason::UndecodableRequest),
         Error::UnknownMethod => (Code::Unimplemented, Reason::UnknownMethod),
+        Error::CutByDrain { .. } => (Code::Unavailable, Reason::Draining),
         Error::Sequence(failed) => classify_failed(failed),
         Error::Internal { .. } => (Code::Internal, Reason::Internal),
     }
@@ -135,7 +136,9 @@ pub(crate) fn status(error: &Error, request: RequestId) -> Status {
             details.set_bad_request(fields.collect::<Vec<_>>());
         }
         Error::ContextLength { field, .. } => {
-            details.add_bad_request_violation(*field, error.to_string());
+            let text = error.to_string();
+            let description = text.strip_prefix(&format!("{field}: ")).unwrap_or(&text);
+            details.add_bad_request_violation(*field, description);
         }
         Error::NotImplemented { fields } => {
             for field in fields {
@@ -156,6 +159,7 @@ pub(crate) fn status(error: &Error, request: RequestId) -> Status {
         | Error::MessageTooLarge { .. }
         | Error::Undecodable { .. }
         | Error::UnknownMethod
+        | Error::CutByDrain { .. }
         | Error::Sequence(_)
         | Error::Internal { .. } => {}
     }
@@ -192,7 +196,9 @@ fn facts(error: &Error) -> HashMap<String, String> {
         Error::TenantLimit { limit, .. } | Error::ServerBusy { limit, .. } => vec![("limit", limit.to_string())],
         Error::MessageTooLarge { limit_bytes } => vec![("limit_bytes", limit_bytes.to_string())],
         Error::Sequence(Failed::QueueFull { capacity, .. }) => vec![("capacity", capacity.to_string())],
-        Error::Sequence(Failed::WorkerLost { emitted }) => vec![("tokens_emitted", emitted.to_string())],
+        Error::CutByDrain { emitted } | Error::Sequence(Failed::WorkerLost { emitted }) => {
+            vec![("tokens_emitted", emitted.to_string())]
+        }
         Error::Invalid(_)
         | Error::UnknownModel { .. }
         | Error::NoChatTemplate { .. }

@@ -195,6 +195,7 @@ async fn a_worker_that_delivers_nothing_is_given_up() {
             factor: 10,
             // Long enough for the test's worker to deliver once.
             first_step: Duration::from_secs(10),
+            first_token: Duration::ZERO,
         };
     });
     let mut worker = bed.ready(0).await;

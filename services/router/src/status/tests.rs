@@ -113,6 +113,7 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             "NO_WORKER_READY",
         ),
         (Failed::Draining.into(), Code::Unavailable, "DRAINING"),
+        (Error::CutByDrain { emitted: 3 }, Code::Unavailable, "DRAINING"),
         (
             Failed::WorkerLost { emitted: 7 }.into(),
             Code::Unavailable,
@@ -209,6 +210,35 @@ fn lost_tokens_are_counted_for_the_client() {
     assert!(
         status.get_details_retry_info().is_none(),
         "after tokens, trying again is the caller's choice"
+    );
+}
+
+#[test]
+fn an_answer_cut_by_the_drain_invites_no_second_try() {
+    let drained = || Error::from(Failed::Draining);
+    let cut = status(&drained().after_tokens(5), REQUEST);
+    let info = cut.get_details_error_info().unwrap();
+    assert_eq!(
+        (info.reason.as_str(), info.metadata["tokens_emitted"].as_str()),
+        ("DRAINING", "5")
+    );
+    assert!(cut.get_details_retry_info().is_none());
+    let whole = status(&drained().after_tokens(0), REQUEST);
+    assert!(whole.get_details_retry_info().is_some());
+}
+
+#[test]
+fn a_field_is_named_once_in_its_description() {
+    let error = Error::ContextLength {
+        field: "prompt",
+        prompt_tokens: 100,
+        max_tokens: 50,
+        limit: 128,
+    };
+    let details = status(&error, REQUEST).get_details_bad_request().unwrap();
+    assert!(
+        details.field_violations[0].description.starts_with("100 prompt tokens"),
+        "{details:?}"
     );
 }
 

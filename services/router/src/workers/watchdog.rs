@@ -14,8 +14,10 @@ pub(crate) struct WatchdogLimits {
     pub(crate) floor: Duration,
     /// Times the announced duration of the next step.
     pub(crate) factor: u32,
-    /// For the first step of a session, when nothing is known yet.
+    /// For the first step of a session, when nothing is known yet,
     pub(crate) first_step: Duration,
+    /// and for each prompt token in it: as slow as the slowest worker one may use.
+    pub(crate) first_token: Duration,
 }
 
 impl Default for WatchdogLimits {
@@ -24,6 +26,7 @@ impl Default for WatchdogLimits {
             floor: Duration::from_secs(3),
             factor: 10,
             first_step: Duration::from_secs(30),
+            first_token: Duration::from_millis(250),
         }
     }
 }
@@ -93,14 +96,13 @@ impl Watchdog {
         if self.in_flight.is_empty() {
             return None;
         }
-        let patience = match self.token_time {
-            None => self.limits.first_step.max(self.limits.floor),
-            Some(token_time) => {
-                let announced = self.limits.floor.max(self.announced.saturating_mul(self.limits.factor));
-                let prefill = token_time.saturating_mul(self.unannounced_tokens().min(self.max_step_tokens));
-                announced.saturating_add(prefill)
-            }
+        let announced = match self.token_time {
+            None => self.limits.first_step,
+            Some(_) => self.announced.saturating_mul(self.limits.factor),
         };
+        let token_time = self.token_time.unwrap_or(self.limits.first_token);
+        let prefill = token_time.saturating_mul(self.unannounced_tokens().min(self.max_step_tokens));
+        let patience = announced.max(self.limits.floor).saturating_add(prefill);
         self.since.checked_add(patience.min(LONGEST))
     }
 
@@ -179,7 +181,11 @@ mod tests {
         let start = Instant::now();
         let mut watchdog = watchdog(start);
         watchdog.admitted(ID, 4, start);
-        assert_eq!(watchdog.deadline(), Some(start + WatchdogLimits::default().first_step));
+        let limits = WatchdogLimits::default();
+        assert_eq!(
+            watchdog.deadline(),
+            Some(start + limits.first_step + limits.first_token * 4)
+        );
         watchdog.frame(&frame(20, false), start);
         watchdog.admitted(SequenceId(2), 100_000, start);
         let prefill = Duration::from_millis(10) * 512;
