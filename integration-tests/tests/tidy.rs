@@ -240,6 +240,24 @@ fn quoted(text: &str) -> Vec<&str> {
 }
 
 #[test]
+fn unsafe_code_is_only_where_the_decision_says() {
+    let decision = fs::read_to_string(workspace().join("docs/decisions/0001-unsafe.md")).unwrap();
+    let rows: BTreeSet<_> = decision
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .flat_map(|line| quoted(line.split(" | ").next().unwrap()))
+        .map(str::to_owned)
+        .collect();
+    let lifted = files(&["rs"]).into_iter().filter_map(|path| {
+        let text = fs::read_to_string(&path).unwrap().replace([' ', '\n'], "");
+        let lifts = text.contains("[expect(unsafe_code,");
+        let name = path.strip_prefix(workspace()).unwrap().to_str().unwrap().to_owned();
+        (lifts && name.contains("/src/")).then_some(name)
+    });
+    assert_eq!(lifted.collect::<BTreeSet<_>>(), rows);
+}
+
+#[test]
 fn paths_in_the_texts_exist() {
     for document in [
         "README.md",

@@ -76,7 +76,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
                     Err(error) if !on_terminal => return Err(error),
                     Err(error) => {
                         conversation.take_back();
-                        terminal::note(&format!("\n{}\nthe message was not kept", error.with_causes()));
+                        terminal::note(&format!(
+                            "\n{}\nthe message was not kept",
+                            kr_boot::exit::with_causes(&error)
+                        ));
                     }
                 }
             }
@@ -103,7 +106,7 @@ fn obey(command: Command, conversation: &mut Conversation) -> String {
         Command::Save(None) => "name a file: /save FILE".into(),
         Command::Save(Some(path)) => match conversation.save(&path) {
             Ok(()) => format!("saved to {}", path.display()),
-            Err(error) => error.with_causes(),
+            Err(error) => kr_boot::exit::with_causes(&error),
         },
         Command::Unknown(name) => format!("there is no command {name}; /help lists them, //TEXT sends /TEXT"),
     }

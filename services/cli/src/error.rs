@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use kr_boot::exit::with_causes;
 use tonic_types::StatusExt;
 
 use crate::model::HubError;
@@ -78,7 +79,7 @@ impl Error {
         {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(std::io::stderr(), "kr: {}", self.with_causes());
+        let _ = writeln!(std::io::stderr(), "kr: {}", with_causes(self));
         ExitCode::from(match self {
             Self::Configuration(_) => 64,
             Self::Connect { .. } | Self::Hub(HubError::Unreachable { .. }) => 69,
@@ -86,18 +87,6 @@ impl Error {
             Self::Interrupted => 130,
             _ => 1,
         })
-    }
-
-    /// Returns the message followed by those of its causes; some already end with their cause's.
-    pub(crate) fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        for cause in std::iter::successors(std::error::Error::source(self), |error| error.source()) {
-            let cause = cause.to_string();
-            if !text.ends_with(&cause) {
-                text.push_str(&format!(": {cause}"));
-            }
-        }
-        text
     }
 }
 

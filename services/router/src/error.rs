@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kr_boot::exit::with_causes;
+
 use crate::sequence::Failed;
 
 /// One field at fault.
@@ -114,8 +116,8 @@ impl Error {
     /// What the log must say and the client must not read.
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
-            Self::Internal { source, .. } => Some(format!("{self}: {}", causes(&**source))),
-            Self::ChatTemplate { source, .. } => Some(causes(source)),
+            Self::Internal { source, .. } => Some(format!("{self}: {}", with_causes(&**source))),
+            Self::ChatTemplate { source, .. } => Some(with_causes(source)),
             Self::Sequence(Failed::ModelFailed { message }) => Some(message.clone()),
             _ => None,
         }
@@ -132,11 +134,6 @@ impl Error {
             _ => None,
         }
     }
-}
-
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn listed(violations: &[Violation]) -> String {

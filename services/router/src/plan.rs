@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kr_boot::config::{self, Loaded, Problem};
+use kr_boot::exit::with_causes;
 use kr_tokenizer::Bundle;
 
 use crate::auth::ApiKeys;
@@ -34,7 +35,7 @@ impl Plan {
     pub(crate) fn make(loaded: &Loaded<Config>) -> Result<Self, config::Error> {
         let config = &loaded.value;
         let mut problems = Vec::new();
-        let mut note = |key: &str, value: String, error: &dyn std::error::Error, cure: &str| {
+        let mut note = |key: &str, value: String, error: &(dyn std::error::Error + 'static), cure: &str| {
             let (message, cure) = message_and_cure(error, cure);
             let mut problem = Problem::new(key, value, message, cure);
             problem.origin = loaded.origin(key);
@@ -147,17 +148,13 @@ fn spawns(model: &ModelConfig) -> bool {
 
 /// Splits an error's text into what is wrong, its causes included, and the cure after the semicolon; `otherwise` where it
 /// names none.
-fn message_and_cure(error: &dyn std::error::Error, otherwise: &str) -> (String, String) {
+fn message_and_cure(error: &(dyn std::error::Error + 'static), otherwise: &str) -> (String, String) {
     let text = error.to_string();
-    let (message, cure) = text.split_once("; ").unwrap_or((&text, otherwise));
-    let mut message = message.to_owned();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !message.ends_with(&next) {
-            message = format!("{message}: {next}");
-        }
-        cause = error.source();
+    match text.split_once("; ") {
+        Some((_, cure)) => (
+            with_causes(error).replacen(&format!("; {cure}"), "", 1),
+            cure.to_owned(),
+        ),
+        None => (with_causes(error), otherwise.to_owned()),
     }
-    (message, cure.to_owned())
 }

@@ -44,9 +44,16 @@ pub fn lines(service: &str, error: &(dyn Error + 'static)) -> Vec<String> {
     }
 }
 
-/// Returns `error` and its causes in one line, outermost first.
+/// Returns `error` and its causes in one line, outermost first. A cause that the text ends with already is not repeated.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {
-    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    chain(error).skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

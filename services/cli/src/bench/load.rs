@@ -79,7 +79,7 @@ pub(super) async fn run(server: &Server, args: &Args, prompts: Vec<Vec<u32>>) ->
             Ok(sample) => outcome.samples.push(sample),
             Err(error) => {
                 outcome.errors += 1;
-                outcome.first_error.get_or_insert(error.with_causes());
+                outcome.first_error.get_or_insert(kr_boot::exit::with_causes(&error));
             }
         }
     }

@@ -132,6 +132,8 @@ impl Conversation {
 
 #[cfg(test)]
 mod tests {
+    use kr_boot::exit::with_causes;
+
     use super::*;
 
     fn conversation() -> Conversation {
@@ -176,6 +178,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chat.txt");
         conversation().save(&path).unwrap();
-        assert!(conversation().save(&path).unwrap_err().with_causes().contains("exists"));
+        assert!(with_causes(&conversation().save(&path).unwrap_err()).contains("exists"));
     }
 }

@@ -65,17 +65,3 @@ fn said(last_line: &str) -> String {
         format!("; its last words: {last_line}")
     }
 }
-
-/// Joins an error with its causes, for messages that end at the operator.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}

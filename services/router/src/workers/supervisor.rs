@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::error::chain;
 use super::identity::Identity;
 use super::session::{Session, SessionEnd, Terms};
 use super::spawn::{Exit, Process};
@@ -75,7 +74,7 @@ impl Outcome {
     fn failed_start(error: &Error) -> Self {
         Self::Lost {
             cause: LossCause::FailedStart,
-            message: chain(error),
+            message: kr_boot::exit::with_causes(error),
             ready_since: None,
         }
     }
