@@ -83,6 +83,9 @@ pub(crate) fn sequence_request(admit: proto::Admit, sampling: SamplingParams) ->
         sampling: Arc::new(sampling),
         priority: admit.priority,
         time_left: admit.time_left.and_then(|left| Duration::try_from(left).ok()),
+        cache_salt: admit.cache_salt,
+        bypass_prefix_cache: admit.bypass_prefix_cache,
+        prompt_logprobs: admit.prompt_logprobs,
     }
 }
 
@@ -133,7 +136,7 @@ fn sequence_step(update: SequenceUpdate) -> proto::SequenceStep {
         ids: update.ids,
         logprobs: update.logprobs.into_iter().map(logprobs).collect(),
         finish: update.finish.map(finish),
-        prompt_logprobs: Vec::new(),
+        prompt_logprobs: update.prompt_logprobs.into_iter().map(logprobs).collect(),
     }
 }
 
@@ -166,7 +169,7 @@ fn finish(finish: Finish) -> proto::SequenceFinish {
         cached_tokens: timings.cached_tokens,
         copied_bytes: timings.copied_bytes,
         copy_time: Some(duration(timings.copy_time)),
-        preemptions: 0,
+        preemptions: timings.preemptions,
     }
 }
 

@@ -49,6 +49,8 @@ pub struct SequenceUpdate {
     pub ids: Vec<TokenId>,
     /// One for each of `ids` where log probabilities were asked for; otherwise empty.
     pub logprobs: Vec<Logprobs>,
+    /// One for each prompt token but the first, in order, as far as this step scored them; empty unless asked for.
+    pub prompt_logprobs: Vec<Logprobs>,
     /// Set on the sequence's last update.
     pub finish: Option<Finish>,
 }
@@ -87,6 +89,8 @@ pub struct Timings {
     pub mean_batch: f32,
     /// Sequences in the largest of those steps.
     pub max_batch: u32,
+    /// Times it lost its KV to others and was computed again.
+    pub preemptions: u32,
 }
 
 /// What the engine holds.

@@ -8,6 +8,7 @@
 //!
 //! [`Model::submit`] and [`Model::wait`] are apart so that a step can be queued before the one before it is read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +97,17 @@ pub struct PlanEntry {
     pub input: Input,
     /// How to choose the token after the last input token; `None` where the prompt goes on.
     pub sample: Option<Sample>,
+    /// Log probabilities wanted for known tokens; `None` for none.
+    pub score: Option<Score>,
+}
+
+/// How likely the model finds tokens that are known already: a prompt's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Score {
+    /// The most likely tokens to report beside each.
+    pub top: u32,
+    /// What follows each input token, in the same order. The last input token of a prompt has none: one target less.
+    pub targets: Vec<TokenId>,
 }
 
 /// The tokens one entry runs.
@@ -135,6 +147,34 @@ pub struct Sample {
     pub position: u32,
     /// Ids that must not be chosen now (end tokens below `min_tokens`).
     pub forbidden: Arc<[TokenId]>,
+    /// What penalties look at; `None` where the settings have none. Such a sequence is never planned as [`Input::Pending`]:
+    /// its history must hold every token before this one.
+    pub history: Option<Arc<TokenHistory>>,
+}
+
+/// Which tokens a sequence has, and how often each was generated (emitted before a replay included).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TokenHistory {
+    generated: HashMap<TokenId, u32>,
+}
+
+impl TokenHistory {
+    /// Notes a prompt's tokens.
+    pub fn add_prompt(&mut self, ids: &[TokenId]) {
+        for id in ids {
+            self.generated.entry(*id).or_default();
+        }
+    }
+
+    /// Notes one generated token.
+    pub fn add_generated(&mut self, id: TokenId) {
+        *self.generated.entry(id).or_default() += 1;
+    }
+
+    /// Returns every token seen with the number of times it was generated: 0 where only the prompt has it. In no order.
+    pub fn iter(&self) -> impl Iterator<Item = (TokenId, u32)> {
+        self.generated.iter().map(|(id, count)| (*id, *count))
+    }
 }
 
 /// What a step chose, in the order of the plan's entries that had a [`Sample`].
@@ -142,6 +182,17 @@ pub struct Sample {
 pub struct StepOutput {
     /// One for each sampled entry.
     pub sampled: Vec<Sampled>,
+    /// One for each entry with a [`Score`], in the plan's order.
+    pub scored: Vec<Scored>,
+}
+
+/// How likely known tokens were.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Whose they are.
+    pub sequence: SequenceId,
+    /// One for each target.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// One chosen token.

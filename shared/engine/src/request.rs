@@ -27,6 +27,13 @@ pub struct SequenceRequest {
     pub priority: i32,
     /// Time left to the client's deadline when this was sent. Only carried: the router cancels.
     pub time_left: Option<Duration>,
+    /// Keeps tenants' prefixes apart: blocks are found under the same salt only.
+    pub cache_salt: Vec<u8>,
+    /// Neither reads nor writes the prefix cache.
+    pub bypass_prefix_cache: bool,
+    /// Log probabilities of the prompt's tokens with this many most likely ones beside each; `None` for none. The prompt is
+    /// computed whole then: nothing of it is taken from the cache.
+    pub prompt_logprobs: Option<u32>,
 }
 
 impl SequenceRequest {
@@ -43,6 +50,9 @@ impl SequenceRequest {
             sampling: Arc::new(SamplingParams::default()),
             priority: 0,
             time_left: None,
+            cache_salt: Vec::new(),
+            bypass_prefix_cache: false,
+            prompt_logprobs: None,
         }
     }
 

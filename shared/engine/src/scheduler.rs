@@ -275,6 +275,7 @@ impl Scheduler {
             start_index: sequence.generated(),
             ids: Vec::new(),
             logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
             finish: Some(Finish {
                 reason,
                 message,

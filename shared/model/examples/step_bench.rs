@@ -115,7 +115,9 @@ fn entry(slot: u32, start: u32, ids: Vec<TokenId>, params: &Arc<SamplingParams>)
             params: Arc::clone(params),
             position: 0,
             forbidden: Arc::from([]),
+            history: None,
         }),
+        score: None,
     }
 }
 

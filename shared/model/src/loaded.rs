@@ -297,7 +297,10 @@ impl Model for LoadedModel {
             }
             Pending::Chosen { chosen, logits } => read_chosen(ticket.rows, &chosen, &logits)?,
         };
-        Ok(StepOutput { sampled })
+        Ok(StepOutput {
+            sampled,
+            scored: Vec::new(),
+        })
     }
 }
 

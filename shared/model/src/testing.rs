@@ -182,6 +182,7 @@ pub(crate) fn entry(run: &Run<'_>, sample: Option<Sample>) -> PlanEntry {
         start: u32::try_from(run.start).unwrap(),
         input: Input::Tokens(run.ids.to_vec()),
         sample,
+        score: None,
     }
 }
 
@@ -197,6 +198,7 @@ pub(crate) fn with_params(params: SamplingParams) -> Sample {
         params: Arc::new(params),
         position: 0,
         forbidden: Arc::from([]),
+        history: None,
     }
 }
 

@@ -35,6 +35,7 @@ fn entry(start: u32, ids: &[TokenId]) -> PlanEntry {
         start,
         input: Input::Tokens(ids.to_vec()),
         sample: None,
+        score: None,
     }
 }
 
@@ -44,6 +45,7 @@ fn sampling(entry: PlanEntry, position: u32) -> PlanEntry {
             params: Arc::new(SamplingParams::default()),
             position,
             forbidden: Arc::default(),
+            history: None,
         }),
         ..entry
     }

@@ -93,6 +93,7 @@ impl Scheduler {
             start_index,
             ids: vec![token],
             logprobs: logprobs.into_iter().collect(),
+            prompt_logprobs: Vec::new(),
             finish,
         });
     }

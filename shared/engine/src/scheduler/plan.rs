@@ -191,6 +191,7 @@ impl Draft {
             start: next.start,
             input: next.input,
             sample: next.sample,
+            score: None,
         });
     }
 }

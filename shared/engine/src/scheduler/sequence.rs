@@ -157,6 +157,7 @@ impl Sequence {
             params: Arc::clone(&self.params),
             position,
             forbidden: Arc::clone(if below_minimum { &self.forbidden } else { &self.nothing }),
+            history: None,
         }
     }
 
@@ -244,6 +245,7 @@ impl Journal {
             steps: self.steps,
             mean_batch,
             max_batch: self.max_batch,
+            preemptions: 0,
         }
     }
 }

@@ -31,6 +31,7 @@ fn update(ids: Vec<u32>, finish: Option<FinishReason>) -> SequenceUpdate {
         start_index: 0,
         ids,
         logprobs: Vec::new(),
+        prompt_logprobs: Vec::new(),
         finish: finish.map(|reason| Finish {
             reason,
             message: None,

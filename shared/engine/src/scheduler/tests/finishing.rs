@@ -206,6 +206,7 @@ fn an_answer_to_another_plan_is_refused() {
             token: Ok(3),
             logprobs: None,
         }],
+        scored: Vec::new(),
     };
     for output in [other, StepOutput::default()] {
         assert!(rig.scheduler.apply(output, rig.now).is_err());
