@@ -1,0 +1,112 @@
+//! Matrices of either form: dense or quantised in groups.
+
+use mlx_rs::error::Result;
+use mlx_rs::ops::{dequantize, quantized_matmul};
+use mlx_rs::{Array, Dtype};
+
+use super::{LayerLoader, MatrixShape};
+use crate::config::Scheme;
+use crate::error;
+use crate::kernels::{OwnKernels, OwnWeight};
+
+impl LayerLoader<'_> {
+    pub(super) fn matrix(&mut self, name: &str, shape: MatrixShape) -> error::Result<Matrix> {
+        self.parameters += u64::from(shape.rows) * u64::from(shape.columns);
+        let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
+        match self.quantization.and_then(|quantization| quantization.scheme(name)) {
+            Some(scheme) if self.weights.contains(&scales) => self.quantized(name, shape, scheme),
+            _ => {
+                self.weights.refuse(
+                    &scales,
+                    "is there, but config.json's `quantization` does not say how this layer is packed",
+                )?;
+                let weight = self.weights.dense(&weight, &[shape.rows, shape.columns], self.dtype)?;
+                Ok(Matrix::dense(weight, self.own.clone()))
+            }
+        }
+    }
+
+    fn quantized(&mut self, name: &str, shape: MatrixShape, scheme: Scheme) -> error::Result<Matrix> {
+        let MatrixShape { rows, columns } = shape;
+        let groups = columns / scheme.group_size;
+        let packed = columns * scheme.bits / 32;
+        self.uses_mlx_products = true;
+
+        Ok(Matrix::Quantized {
+            weight: self.weights.packed(&format!("{name}.weight"), &[rows, packed])?,
+            scales: self.weights.float(&format!("{name}.scales"), &[rows, groups])?,
+            biases: self.weights.float(&format!("{name}.biases"), &[rows, groups])?,
+            group_size: scheme.group_size.cast_signed(),
+            bits: scheme.bits.cast_signed(),
+            dtype: self.dtype,
+        })
+    }
+}
+
+/// A matrix `[rows, columns]`.
+#[derive(Debug)]
+pub(super) enum Matrix {
+    Dense {
+        weight: Array,
+        /// A view of `weight`: `[columns, rows]`.
+        transposed: Array,
+        own: Option<OwnKernels>,
+    },
+    Quantized {
+        weight: Array,
+        scales: Array,
+        biases: Array,
+        group_size: i32,
+        bits: i32,
+        /// Type of the results: scales may be of a wider one.
+        dtype: Dtype,
+    },
+}
+
+impl Matrix {
+    fn dense(weight: Array, own: Option<OwnKernels>) -> Self {
+        let transposed = weight.t();
+        Self::Dense {
+            weight,
+            transposed,
+            own,
+        }
+    }
+
+    /// `x`: `[tokens, columns]` → `[tokens, rows]`.
+    pub(super) fn project(&self, x: &Array) -> Result<Array> {
+        match self {
+            Self::Dense {
+                weight, own: Some(own), ..
+            } => own.linear(x, &[OwnWeight::new(weight)], None),
+            Self::Dense { transposed, .. } => x.matmul(transposed),
+            Self::Quantized {
+                weight,
+                scales,
+                biases,
+                group_size,
+                bits,
+                dtype,
+            } => quantized_matmul(x, weight, scales, biases, true, *group_size, *bits)?.as_dtype(*dtype),
+        }
+    }
+
+    /// `ids`: `[tokens]` → `[tokens, columns]`.
+    pub(super) fn rows(&self, ids: &Array) -> Result<Array> {
+        match self {
+            Self::Dense { weight, .. } => weight.take_axis(ids, 0),
+            Self::Quantized {
+                weight,
+                scales,
+                biases,
+                group_size,
+                bits,
+                dtype,
+            } => {
+                let (weight, scales) = (weight.take_axis(ids, 0)?, scales.take_axis(ids, 0)?);
+                let biases = biases.take_axis(ids, 0)?;
+                dequantize(&weight, &scales, &biases, *group_size, *bits)?.as_dtype(*dtype)
+            }
+        }
+    }
+}
