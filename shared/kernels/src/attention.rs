@@ -1,6 +1,7 @@
 //! Attention of new tokens over a KV cache, written to and read from in place: only positions that are written are ever touched.
 #![expect(unsafe_code, reason = "vector loads and stores, one output shared by threads")]
 
+mod head;
 mod rotary;
 
 use std::cell::RefCell;
@@ -10,6 +11,7 @@ use crate::instructions::dispatched;
 use crate::lanes::{LANES, Lanes};
 use crate::tile::{Ahead, dot_products};
 
+pub use head::{HeadNorm, Preparation};
 pub use rotary::RotaryTable;
 
 /// Tokens of one sequence: `len` from `offset` on in the batch, at positions from `start` on, in row `row` of the cache.
@@ -93,22 +95,36 @@ impl CacheShape {
     }
 }
 
-/// Rotates the keys of `spans`, `[tokens, kv_heads, head_dim]`, and writes them to their positions.
+/// New keys or values, `[tokens, kv_heads, head_dim]`, and where they go.
+#[derive(Debug, Clone, Copy)]
+pub struct Writing<'a> {
+    /// Of the cache that is written.
+    pub cache: CacheShape,
+    /// Which tokens, and to which positions.
+    pub spans: &'a [Span],
+    /// What is written.
+    pub new: TokenPart<'a>,
+}
+
+/// Prepares keys and writes them to their positions.
 ///
 /// # Panics
 /// When a span lies outside the batch, the cache or the table of angles.
-pub fn write_keys(shape: CacheShape, rotary: &RotaryTable, spans: &[Span], k: TokenPart<'_>, keys: &mut [f32]) {
-    shape.scatter(spans, k, keys, |position, key, place| {
-        rotary.rotate(position, key, place)
+pub fn write_keys(machine: &Machine, writing: Writing<'_>, preparation: Preparation<'_>, keys: &mut [f32]) {
+    preparation.check(writing.cache.head_dim);
+    let Writing { cache, spans, new } = writing;
+    cache.scatter(spans, new, keys, |position, key, place| {
+        preparation.apply(machine.instructions, position, key, place)
     });
 }
 
-/// Writes the values of `spans`, `[tokens, kv_heads, head_dim]`, to their positions.
+/// Writes values to their positions.
 ///
 /// # Panics
 /// When a span lies outside the batch or the cache.
-pub fn write_values(shape: CacheShape, spans: &[Span], v: TokenPart<'_>, values: &mut [f32]) {
-    shape.scatter(spans, v, values, |_, value, place| place.copy_from_slice(value));
+pub fn write_values(writing: Writing<'_>, values: &mut [f32]) {
+    let Writing { cache, spans, new } = writing;
+    cache.scatter(spans, new, values, |_, value, place| place.copy_from_slice(value));
 }
 
 /// Grouped-query attention: `heads` queries share the cache's keys and values.
@@ -116,13 +132,17 @@ pub fn write_values(shape: CacheShape, spans: &[Span], v: TokenPart<'_>, values:
 pub struct Attention<'a> {
     /// Heads of queries.
     pub heads: usize,
-    /// Angles by position.
-    pub rotary: &'a RotaryTable,
-    /// `[tokens, heads, head_dim]`, not rotated.
+    /// What becomes of queries before they meet the keys.
+    pub preparation: Preparation<'a>,
+    /// What products of queries and keys are multiplied by: mostly `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// How many positions a token sees, its own included; `None` for all up to its own.
+    pub window: Option<usize>,
+    /// `[tokens, heads, head_dim]`, not prepared.
     pub q: TokenPart<'a>,
     /// Of `keys` and of `values`.
     pub cache: CacheShape,
-    /// Rotated; written up to the last position of every span.
+    /// Prepared; written up to the last position of every span.
     pub keys: &'a [f32],
     /// Written up to the last position of every span.
     pub values: &'a [f32],
@@ -137,7 +157,8 @@ impl Attention<'_> {
     pub fn run(&self, machine: &Machine, spans: &[Span], out: &mut [f32]) {
         let CacheShape { kv_heads, head_dim, .. } = self.cache;
         let count = self.q.tokens();
-        assert!(self.heads.is_multiple_of(kv_heads) && self.rotary.head_dim() == head_dim);
+        assert!(self.heads.is_multiple_of(kv_heads) && self.window != Some(0));
+        self.preparation.check(head_dim);
         assert!(out.len() == count * self.heads * head_dim);
         assert!(self.keys.len() == self.values.len());
         self.cache.check(spans, count, self.keys);
@@ -215,9 +236,16 @@ impl<'a> Query<'a> {
     }
 
     /// The positions that the token sees.
+    fn seen(&self) -> std::ops::Range<usize> {
+        let end = self.position + 1;
+        end.saturating_sub(self.attention.window.unwrap_or(end))..end
+    }
+
+    /// What lies at those positions.
     fn past(&self, cache: &'a [f32]) -> &'a [f32] {
         let shape = self.attention.cache;
-        &cache[shape.place(self.row, self.head, 0)..][..(self.position + 1) * shape.head_dim]
+        let seen = self.seen();
+        &cache[shape.place(self.row, self.head, seen.start)..][..seen.len() * shape.head_dim]
     }
 }
 
@@ -227,7 +255,8 @@ dispatched! { fn attend_head = attend(query: Query<'_>, scratch: &mut Scratch, o
 fn attend<S: Lanes>(query: Query<'_>, scratch: &mut Scratch, out: &mut [f32]) {
     let Attention {
         heads,
-        rotary,
+        preparation,
+        scale,
         q,
         cache,
         keys,
@@ -235,19 +264,17 @@ fn attend<S: Lanes>(query: Query<'_>, scratch: &mut Scratch, out: &mut [f32]) {
         ..
     } = *query.attention;
     let head_dim = cache.head_dim;
-    let count = query.position + 1;
+    let count = query.seen().len();
     let padded = count.next_multiple_of(LANES);
     let group = out.len() / head_dim;
     let Scratch { queries, weights } = scratch;
     queries.resize(group * head_dim, 0.0);
     weights.clear();
     weights.resize(group * padded, 0.0);
-    #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2^24 elements")]
-    let scale = (head_dim as f32).sqrt().recip();
     let rotated = queries.chunks_exact_mut(head_dim);
     let heads = &q.token(query.token, heads * head_dim)[query.head * out.len()..][..out.len()];
     for (head, rotated) in heads.chunks_exact(head_dim).zip(rotated) {
-        rotary.rotate(query.position, head, rotated);
+        preparation.prepare::<S>(query.position, head, rotated);
         rotated.iter_mut().for_each(|value| *value *= scale);
     }
     let (keys, values) = (query.past(keys), query.past(values));

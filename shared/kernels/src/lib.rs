@@ -16,7 +16,9 @@ mod norm;
 mod pool;
 mod tile;
 
-pub use attention::{Attention, CacheShape, RotaryTable, Span, TokenPart, write_keys, write_values};
+pub use attention::{
+    Attention, CacheShape, HeadNorm, Preparation, RotaryTable, Span, TokenPart, Writing, write_keys, write_values,
+};
 pub use exponential::exponentials;
 pub use instructions::Instructions;
 pub use linear::{Rows, Weight, gated, linear};

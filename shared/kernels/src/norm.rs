@@ -19,8 +19,10 @@ pub fn rms_norm(machine: &Machine, x: &[f32], weight: &[f32], eps: f32, out: &mu
 
 dispatched! { fn normalise_row = normalise(row: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) }
 
+/// `row`, `weight` and `out` have one length.
 #[inline(always)]
-fn normalise<S: Lanes>(row: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub(crate) fn normalise<S: Lanes>(row: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(row.len() == weight.len() && row.len() == out.len());
     let whole = row.len() - row.len() % LANES;
     let mut squares = S::splat(0.0);
     for at in (0..whole).step_by(LANES) {

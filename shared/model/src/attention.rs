@@ -138,7 +138,8 @@ fn attend_span(span: &Span, heads: Heads, q: &Array, kv: &LayerKv) -> Result<Arr
         .reshape(&[dim(span.len), heads.heads * heads.head_dim])
 }
 
-fn inverse_root(heads: Heads) -> f32 {
+/// What products of queries and keys are multiplied by.
+pub(crate) fn inverse_root(heads: Heads) -> f32 {
     #[expect(clippy::cast_precision_loss, reason = "a head has far fewer than 2^24 elements")]
     let width = heads.head_dim as f32;
     width.sqrt().recip()

@@ -28,20 +28,30 @@ impl RotaryTable {
         }
     }
 
-    pub(crate) fn head_dim(&self) -> usize {
+    /// Multiplies every cosine and sine, as models do whose context was stretched.
+    #[must_use]
+    pub fn scaled(mut self, factor: f32) -> Self {
+        for value in self.cosines.iter_mut().chain(&mut self.sines) {
+            *value *= factor;
+        }
+        self
+    }
+
+    /// Elements of a head that are turned, the first ones.
+    pub(crate) fn width(&self) -> usize {
         self.half * 2
     }
 
-    /// Turns the pairs `(x[i], x[i + half])`.
-    pub(crate) fn rotate(&self, position: usize, x: &[f32], out: &mut [f32]) {
+    /// Turns the pairs `(x[i], x[i + half])`; elements from [`width`](Self::width) on stay.
+    #[inline(always)]
+    pub(crate) fn rotate(&self, position: usize, x: &mut [f32]) {
         let angles = position * self.half..(position + 1) * self.half;
         let (cosines, sines) = (&self.cosines[angles.clone()], &self.sines[angles]);
-        let (left, right) = x.split_at(self.half);
-        let (out_left, out_right) = out.split_at_mut(self.half);
+        let (left, right) = x[..self.half * 2].split_at_mut(self.half);
         for index in 0..self.half {
             let (a, b) = (left[index], right[index]);
-            out_left[index] = a * cosines[index] - b * sines[index];
-            out_right[index] = b * cosines[index] + a * sines[index];
+            left[index] = a * cosines[index] - b * sines[index];
+            right[index] = b * cosines[index] + a * sines[index];
         }
     }
 }

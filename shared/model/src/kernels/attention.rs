@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kr_kernels::{Attention, CacheShape, RotaryTable, Span, TokenPart, write_keys, write_values};
+use kr_kernels::{Attention, CacheShape, Preparation, RotaryTable, Span, TokenPart, Writing, write_keys, write_values};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
@@ -17,6 +17,10 @@ use crate::layers::Part;
 pub(crate) struct Rotary {
     pub(crate) heads: Heads,
     pub(crate) table: Arc<RotaryTable>,
+    /// What products of queries and keys are multiplied by.
+    pub(crate) scale: f32,
+    /// Positions that a token sees, its own included; `None` for all.
+    pub(crate) window: Option<usize>,
 }
 
 impl OwnKernels {
@@ -31,14 +35,21 @@ impl OwnKernels {
         kv: &mut LayerKv,
     ) -> Result<Array> {
         let cache = rotary.heads.cache(kv);
-        let (table, places) = (Arc::clone(&rotary.table), Arc::clone(spans));
-        update(&mut kv.keys, k, move |k, keys| {
-            write_keys(cache, &table, &places, k, keys)
+        let (machine, table, places) = (Arc::clone(&self.machine), Arc::clone(&rotary.table), Arc::clone(spans));
+        update(&mut kv.keys, k, move |new, keys| {
+            let preparation = Preparation {
+                norm: None,
+                rotary: &table,
+            };
+            let spans = &places;
+            write_keys(&machine, Writing { cache, spans, new }, preparation, keys);
         })?;
         let places = Arc::clone(spans);
-        update(&mut kv.values, v, move |v, values| {
-            write_values(cache, &places, v, values)
+        update(&mut kv.values, v, move |new, values| {
+            let spans = &places;
+            write_values(Writing { cache, spans, new }, values);
         })?;
+        let (scale, window) = (rotary.scale, rotary.window);
         let (table, spans) = (Arc::clone(&rotary.table), Arc::clone(spans));
         let (machine, heads) = (Arc::clone(&self.machine), rotary.heads);
         let shape = [q.rows.dim(0), heads.heads * heads.head_dim];
@@ -52,7 +63,12 @@ impl OwnKernels {
         call(&inputs, output, move |arrays, out| {
             let attention = Attention {
                 heads: heads.heads.unsigned_abs() as usize,
-                rotary: &table,
+                preparation: Preparation {
+                    norm: None,
+                    rotary: &table,
+                },
+                scale,
+                window,
                 q: place.within(arrays[0]),
                 cache,
                 keys: arrays[1],

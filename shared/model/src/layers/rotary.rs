@@ -7,7 +7,7 @@ use mlx_rs::error::Result;
 use mlx_rs::{Array, fast};
 
 use super::{LayerLoader, dim};
-use crate::attention::{Heads, RotaryAttention};
+use crate::attention::{Heads, RotaryAttention, inverse_root};
 use crate::kernels::Rotary;
 
 impl LayerLoader<'_> {
@@ -16,7 +16,13 @@ impl LayerLoader<'_> {
         let rope = Rope::new(heads.head_dim.unsigned_abs(), theta);
         let own = self.own.clone().map(|kernels| {
             let table = Arc::new(RotaryTable::new(&rope.periods, self.positions));
-            (kernels, Rotary { heads, table })
+            let rotary = Rotary {
+                heads,
+                table,
+                scale: inverse_root(heads),
+                window: None,
+            };
+            (kernels, rotary)
         });
         RotaryAttention { heads, rope, own }
     }
