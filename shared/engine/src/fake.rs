@@ -1,6 +1,7 @@
 //! A model without arrays. Each token is a hash of every id before it in the slot, so that mixing up slots, positions,
-//! chunks or batch neighbours shows as a wrong token; every call is checked against the contract of [`crate::model`]. Its
-//! steps take a settable time, so that it can stand in for a real model in load tests of everything around it.
+//! chunks, cached blocks or batch neighbours shows as a wrong token; every call is checked against the contract of
+//! [`crate::model`]. Its steps take a settable time, so that it can stand in for a real model in load tests of everything
+//! around it.
 
 mod slots;
 mod tokens;
@@ -14,10 +15,11 @@ use kr_contract::{SamplingParams, TokenId};
 
 use crate::model::{
     BlockId, BucketId, CopyCost, Input, Logprobs, Model, ModelError, ModelLimits, PlanEntry, Sample, SampleError,
-    Sampled, SlotId, StepOutput, StepPlan,
+    Sampled, Score, Scored, SlotId, StepOutput, StepPlan, TokenHistory,
 };
 
 use slots::Slots;
+use tokens::Trace;
 
 /// What a [`FakeModel`] pretends to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +70,21 @@ impl FakeModelConfig {
     pub fn expected_tokens(&self, prompt: &[TokenId], params: &SamplingParams, n: usize) -> Vec<TokenId> {
         tokens::expected(self, prompt, params, n)
     }
+
+    /// Returns the log probabilities of a prompt's tokens but the first, with `top` likely ones beside each: what any
+    /// schedule must report.
+    #[must_use]
+    pub fn expected_prompt_logprobs(&self, prompt: &[TokenId], top: u32) -> Vec<Logprobs> {
+        let mut trace = Trace::default();
+        prompt.iter().for_each(|id| trace.push(*id));
+        let cells = trace.cells(0, trace.len()).unwrap_or_default();
+        let targets = prompt.iter().skip(1);
+        cells
+            .iter()
+            .zip(targets)
+            .map(|(cell, target)| tokens::score(self, *cell, *target, top))
+            .collect()
+    }
 }
 
 /// How long a step takes: a sum of three parts.
@@ -112,6 +129,8 @@ pub struct FakeFaults {
     pub not_finite_after: Option<TokenId>,
     /// No slot of this bucket can be had, by acquiring or by promotion.
     pub no_memory_for_bucket: Option<BucketId>,
+    /// Every so many-th call that takes memory (acquire, promote, a copy) finds none.
+    pub no_memory_every: Option<u32>,
 }
 
 /// The model; see the module.
@@ -121,6 +140,8 @@ pub struct FakeModel {
     slots: Slots,
     last_step: u64,
     open: u32,
+    /// Calls so far that took memory, or would have.
+    memory_calls: u32,
     busy_until: Option<Instant>,
 }
 
@@ -129,7 +150,8 @@ pub struct FakeModel {
 pub struct FakeTicket {
     step: u64,
     output: StepOutput,
-    slots: Vec<SlotId>,
+    /// The step's slots, and how many positions each holds after it.
+    slots: Vec<(SlotId, usize)>,
     ready_at: Option<Instant>,
 }
 
@@ -142,6 +164,7 @@ impl FakeModel {
             config,
             last_step: 0,
             open: 0,
+            memory_calls: 0,
             busy_until: None,
         }
     }
@@ -174,7 +197,7 @@ impl FakeModel {
         Ok(())
     }
 
-    fn run_entry(&mut self, step: u64, entry: &PlanEntry) -> Result<Option<Sampled>, ModelError> {
+    fn run_entry(&mut self, step: u64, entry: &PlanEntry, output: &mut StepOutput) -> Result<usize, ModelError> {
         let slot = self.slots.get(entry.slot)?;
         let pending;
         let ids = match &entry.input {
@@ -184,19 +207,64 @@ impl FakeModel {
                 &pending
             }
         };
+        let before = slot.trace().len();
         slot.write(entry.start, ids)?;
-        let Some(sample) = &entry.sample else {
-            return Ok(None);
-        };
-        let ids = slot.ids();
-        let finite = self.config.faults.not_finite_after.is_none_or(|id| !ids.contains(&id));
-        let token = tokens::next(&self.config, ids, sample);
-        slot.sampled(step, token);
-        Ok(Some(Sampled {
-            sequence: entry.sequence,
-            token: if finite { Ok(token) } else { Err(SampleError::NotFinite) },
-            logprobs: logprobs(&self.config, token, sample),
-        }))
+        let trace = slot.trace();
+        let written = trace.len();
+        if let Some(score) = &entry.score {
+            let cells = trace.cells(before, ids.len()).unwrap_or_default();
+            output.scored.push(Scored {
+                sequence: entry.sequence,
+                logprobs: scores(&self.config, cells, score)?,
+            });
+        }
+        if let Some(sample) = &entry.sample {
+            check_history(entry, sample)?;
+            let finite = !self.config.faults.not_finite_after.is_some_and(|id| trace.contains(id));
+            let token = tokens::next(&self.config, trace, sample);
+            slot.sampled(step, token);
+            output.sampled.push(Sampled {
+                sequence: entry.sequence,
+                token: if finite { Ok(token) } else { Err(SampleError::NotFinite) },
+                logprobs: logprobs(&self.config, token, sample),
+            });
+        }
+        Ok(written)
+    }
+}
+
+fn scores(config: &FakeModelConfig, cells: &[tokens::Cell], score: &Score) -> Result<Vec<Logprobs>, ModelError> {
+    if score.targets.is_empty() || score.targets.len() > cells.len() || score.targets.len() + 1 < cells.len() {
+        let (targets, inputs) = (score.targets.len(), cells.len());
+        return Err(broken(format!("{targets} targets to score for {inputs} input tokens")));
+    }
+    let targets = cells.iter().zip(&score.targets);
+    Ok(targets
+        .map(|(cell, target)| tokens::score(config, *cell, *target, score.top))
+        .collect())
+}
+
+fn check_history(entry: &PlanEntry, sample: &Sample) -> Result<(), ModelError> {
+    let needed = TokenHistory::is_needed(&sample.params);
+    if needed != sample.history.is_some() {
+        return Err(broken(format!(
+            "sequence {} has penalties: {needed}, but a history: {}",
+            entry.sequence, !needed
+        )));
+    }
+    if needed && entry.input == Input::Pending {
+        let sequence = entry.sequence;
+        return Err(broken(format!(
+            "sequence {sequence} has penalties and is planned on an unread token"
+        )));
+    }
+    Ok(())
+}
+
+fn cost(bytes: u64) -> CopyCost {
+    CopyCost {
+        bytes,
+        elapsed: Duration::ZERO,
     }
 }
 
@@ -224,29 +292,27 @@ impl Model for FakeModel {
     }
 
     fn acquire(&mut self, slot: SlotId, bucket: BucketId) -> Result<(), ModelError> {
-        self.check_memory(bucket)?;
+        self.check_memory(Some(bucket))?;
         self.slots.acquire(slot, bucket)
     }
 
     fn promote(&mut self, slot: SlotId, bucket: BucketId, written: u32) -> Result<CopyCost, ModelError> {
-        self.check_memory(bucket)?;
-        let bytes = self.slots.promote(slot, bucket, written)?;
-        Ok(CopyCost {
-            bytes,
-            elapsed: Duration::ZERO,
-        })
+        self.check_memory(Some(bucket))?;
+        self.slots.promote(slot, bucket, written).map(cost)
     }
 
     fn release(&mut self, slot: SlotId) {
         self.slots.release(slot);
     }
 
-    fn copy_in(&mut self, _slot: SlotId, _blocks: &[BlockId]) -> Result<CopyCost, ModelError> {
-        Err(ModelError::NoBlockStore)
+    fn copy_in(&mut self, slot: SlotId, blocks: &[BlockId]) -> Result<CopyCost, ModelError> {
+        self.check_memory(None)?;
+        self.slots.copy_in(slot, blocks).map(cost)
     }
 
-    fn copy_out(&mut self, _slot: SlotId, _start: u32, _block: BlockId) -> Result<CopyCost, ModelError> {
-        Err(ModelError::NoBlockStore)
+    fn copy_out(&mut self, slot: SlotId, start: u32, block: BlockId) -> Result<CopyCost, ModelError> {
+        self.check_memory(None)?;
+        self.slots.copy_out(slot, start, block).map(cost)
     }
 
     fn submit(&mut self, plan: &StepPlan) -> Result<FakeTicket, ModelError> {
@@ -256,10 +322,11 @@ impl Model for FakeModel {
             return Err(ModelError::OutOfMemory("the fake model was told to fail".into()));
         }
         let mut output = StepOutput::default();
+        let mut slots = Vec::new();
         for entry in &plan.entries {
-            output.sampled.extend(self.run_entry(plan.step, entry)?);
+            let written = self.run_entry(plan.step, entry, &mut output)?;
+            slots.push((entry.slot, written));
         }
-        let slots: Vec<SlotId> = plan.entries.iter().map(|entry| entry.slot).collect();
         self.slots.open(&slots);
         self.last_step = plan.step;
         self.open += 1;
@@ -293,8 +360,12 @@ impl Model for FakeModel {
 }
 
 impl FakeModel {
-    fn check_memory(&self, bucket: BucketId) -> Result<(), ModelError> {
-        if self.config.faults.no_memory_for_bucket == Some(bucket) {
+    fn check_memory(&mut self, bucket: Option<BucketId>) -> Result<(), ModelError> {
+        self.memory_calls = self.memory_calls.wrapping_add(1);
+        let faults = &self.config.faults;
+        let is_due = |every: u32| self.memory_calls.is_multiple_of(every.max(1));
+        let refused = bucket.is_some() && faults.no_memory_for_bucket == bucket;
+        if refused || faults.no_memory_every.is_some_and(is_due) {
             return Err(ModelError::OutOfMemory("the fake model was told to fail".into()));
         }
         Ok(())

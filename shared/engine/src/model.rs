@@ -159,6 +159,12 @@ pub struct TokenHistory {
 }
 
 impl TokenHistory {
+    /// Returns whether these settings look at what a sequence has already.
+    #[must_use]
+    pub fn is_needed(params: &SamplingParams) -> bool {
+        params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0
+    }
+
     /// Notes a prompt's tokens.
     pub fn add_prompt(&mut self, ids: &[TokenId]) {
         for id in ids {

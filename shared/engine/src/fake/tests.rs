@@ -234,3 +234,100 @@ fn real_time_passes_for_one_step_after_the_other() {
     model.wait(second).unwrap();
     assert!(began.elapsed() >= Duration::from_millis(40));
 }
+
+#[test]
+fn a_block_of_another_prefix_changes_every_later_token() {
+    let mut config = config(0);
+    config.limits.block_tokens = 2;
+    config.limits.store_blocks = 2;
+    let mut model = FakeModel::new(config.clone());
+    for (slot, prompt, block) in [(SlotId(0), [1, 2, 3, 4], 0), (SlotId(1), [9, 9, 3, 4], 1)] {
+        model.acquire(slot, BucketId(0)).unwrap();
+        let chunk = PlanEntry {
+            slot,
+            ..entry(0, &prompt)
+        };
+        run(&mut model, &step(u64::from(block) + 1, vec![chunk])).unwrap();
+        model.copy_out(slot, 2, BlockId(block)).unwrap();
+        model.copy_out(slot, 0, BlockId(0)).unwrap();
+        model.copy_out(slot, 2, BlockId(1)).unwrap();
+        model.release(slot);
+    }
+    // The store holds both blocks of the second prompt, whose second one has the same ids as the first prompt's.
+    model.acquire(SLOT, BucketId(1)).unwrap();
+    model.copy_in(SLOT, &[BlockId(0), BlockId(1)]).unwrap();
+    let output = run(&mut model, &step(3, vec![sampling(entry(4, &[5]), 0)])).unwrap();
+    let token = output.sampled[0].token.unwrap();
+    let expected = |prompt: &[TokenId]| config.expected_tokens(prompt, &SamplingParams::default(), 1)[0];
+    assert_eq!(token, expected(&[9, 9, 3, 4, 5]));
+    assert_ne!(token, expected(&[1, 2, 3, 4, 5]));
+}
+
+#[test]
+fn only_computed_blocks_are_copied_out_and_only_stored_ones_in() {
+    let mut config = config(1);
+    config.limits.block_tokens = 2;
+    config.limits.store_blocks = 2;
+    let mut model = FakeModel::new(config);
+    model.acquire(SLOT, BucketId(0)).unwrap();
+    assert_breach(model.copy_in(SLOT, &[BlockId(0)]), "holds nothing");
+    let ticket = model.submit(&step(1, vec![entry(0, &[1, 2, 3])])).unwrap();
+    assert_breach(model.copy_out(SLOT, 0, BlockId(0)), "no computed block");
+    model.wait(ticket).unwrap();
+    model.copy_out(SLOT, 0, BlockId(0)).unwrap();
+    assert_breach(model.copy_out(SLOT, 1, BlockId(0)), "no computed block");
+    assert_breach(model.copy_out(SLOT, 2, BlockId(0)), "no computed block");
+    assert_breach(model.copy_out(SLOT, 0, BlockId(7)), "does not exist");
+    assert_breach(model.copy_in(SLOT, &[BlockId(0)]), "written already");
+}
+
+#[test]
+fn penalties_need_a_history_and_what_it_holds_changes_the_token() {
+    let config = config(0);
+    let params = Arc::new(SamplingParams {
+        frequency_penalty: 0.5,
+        ..SamplingParams::default()
+    });
+    let mut model = model();
+    let mut penalised = sampling(entry(0, &[1, 2]), 0);
+    let sample = penalised.sample.as_mut().unwrap();
+    sample.params = Arc::clone(&params);
+    assert_breach(run(&mut model, &step(1, vec![penalised.clone()])), "penalties");
+    let token_with = |generated: &[TokenId]| {
+        let mut history = TokenHistory::default();
+        history.add_prompt(&[1, 2]);
+        generated.iter().for_each(|id| history.add_generated(*id));
+        let mut entry = penalised.clone();
+        entry.sample.as_mut().unwrap().history = Some(Arc::new(history));
+        let mut model = FakeModel::new(config.clone());
+        model.acquire(SLOT, BucketId(0)).unwrap();
+        run(&mut model, &step(1, vec![entry])).unwrap().sampled[0].token
+    };
+    let expected = config.expected_tokens(&[1, 2], &params, 1)[0];
+    assert_eq!(token_with(&[]), Ok(expected));
+    assert_ne!(token_with(&[2]), Ok(expected));
+}
+
+#[test]
+fn prompt_scores_do_not_depend_on_the_chunks() {
+    let config = config(0);
+    let prompt = [3, 4, 5, 6];
+    let expected = config.expected_prompt_logprobs(&prompt, 2);
+    let scoring = |start: u32, ids: &[TokenId], targets: &[TokenId]| PlanEntry {
+        score: Some(Score {
+            top: 2,
+            targets: targets.to_vec(),
+        }),
+        ..entry(start, ids)
+    };
+    let mut model = FakeModel::new(config);
+    model.acquire(SLOT, BucketId(1)).unwrap();
+    let mut scored = Vec::new();
+    let chunks = [scoring(0, &[3], &[4]), scoring(1, &[4, 5, 6], &[5, 6])];
+    for (number, chunk) in chunks.into_iter().enumerate() {
+        let output = run(&mut model, &step(number as u64 + 1, vec![chunk])).unwrap();
+        scored.extend(output.scored.into_iter().flat_map(|scored| scored.logprobs));
+    }
+    assert_eq!((scored.len(), &scored), (3, &expected));
+    assert_breach(run(&mut model, &step(3, vec![scoring(4, &[7], &[])])), "targets");
+}

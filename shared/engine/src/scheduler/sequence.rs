@@ -8,7 +8,7 @@ use kr_contract::{FinishReason, SamplingParams, SequenceId, TokenId};
 
 use crate::SequenceRequest;
 use crate::frame::Timings;
-use crate::model::{BucketId, CopyCost, Input, ModelLimits, Sample, SlotId};
+use crate::model::{BucketId, CopyCost, Input, ModelLimits, Sample, SlotId, TokenHistory};
 
 /// Whose turn it is: higher priority first, then the earlier arrival. Names a sequence uniquely in one scheduler's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,8 @@ pub(super) struct Sequence {
     /// Not to be chosen below `min_tokens`.
     forbidden: Arc<[TokenId]>,
     nothing: Arc<[TokenId]>,
+    /// Every token read; kept only where penalties look at it.
+    history: Option<Arc<TokenHistory>>,
     /// Prompt, emitted and generated tokens that were read.
     tokens: Vec<TokenId>,
     prompt_tokens: u32,
@@ -77,6 +79,12 @@ impl Sequence {
     pub(super) fn new(request: SequenceRequest, turn: Turn, context_tokens: u32, now: Instant) -> Self {
         let known_tokens = request.known_tokens();
         let prompt_tokens = crate::count(request.prompt.len());
+        let history = TokenHistory::is_needed(&request.sampling).then(|| {
+            let mut history = TokenHistory::default();
+            history.add_prompt(&request.prompt);
+            request.emitted.iter().for_each(|id| history.add_generated(*id));
+            Arc::new(history)
+        });
         let mut tokens = request.prompt;
         tokens.extend(request.emitted);
         let forbidden = request.end_ids.iter().chain(&request.stop_ids).copied().collect();
@@ -91,6 +99,7 @@ impl Sequence {
             stop_ids: request.stop_ids,
             forbidden,
             nothing: Arc::default(),
+            history,
             tokens,
             prompt_tokens,
             known_tokens,
@@ -135,7 +144,9 @@ impl Sequence {
             return None;
         }
         if start == read {
-            return (self.unread > 0).then(|| NextInput {
+            // Penalties look at the unread token too.
+            let can_run = self.unread > 0 && self.history.is_none();
+            return can_run.then(|| NextInput {
                 start,
                 input: Input::Pending,
                 sample: Some(self.sample()),
@@ -157,7 +168,7 @@ impl Sequence {
             params: Arc::clone(&self.params),
             position,
             forbidden: Arc::clone(if below_minimum { &self.forbidden } else { &self.nothing }),
-            history: None,
+            history: self.history.clone(),
         }
     }
 
@@ -172,6 +183,10 @@ impl Sequence {
     pub(super) fn push(&mut self, token: TokenId) -> Option<FinishReason> {
         let may_stop = self.generated() >= self.params.min_tokens;
         self.tokens.push(token);
+        if let Some(history) = &mut self.history {
+            // No copy: the plans that shared it are done.
+            Arc::make_mut(history).add_generated(token);
+        }
         self.unread = self.unread.saturating_sub(1);
         let is_end = !self.params.ignore_eos && self.end_ids.contains(&token);
         if may_stop && (is_end || self.stop_ids.contains(&token)) {

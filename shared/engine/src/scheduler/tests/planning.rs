@@ -172,6 +172,33 @@ fn pending_prefill_counts_down_as_prompts_are_computed() {
     }
 }
 
+#[test]
+fn penalties_see_every_token_before_theirs_and_wait_for_it() {
+    for depth in [0, 1] {
+        let mut rig = rig_of_depth(depth);
+        let params = SamplingParams {
+            presence_penalty: 1.0,
+            ..greedy()
+        };
+        let prompt = request(1, 4, 9).prompt;
+        let expected = rig.config.expected_tokens(&prompt, &params, 12);
+        rig.admit(SequenceRequest {
+            sampling: Arc::new(params),
+            emitted: expected[..3].to_vec(),
+            ..request(1, 4, 9)
+        })
+        .unwrap();
+        rig.admit(request(2, 4, 9)).unwrap();
+        let (ids, _) = rig.run_to_end(1);
+        assert_eq!(ids, expected[3..]);
+        let pending = rig.plans.iter().flat_map(|plan| &plan.entries);
+        let pending = pending.filter(|entry| entry.input == Input::Pending);
+        let who: std::collections::BTreeSet<_> = pending.map(|entry| entry.sequence.0).collect();
+        let others = if depth == 0 { vec![] } else { vec![2] };
+        assert_eq!(who.into_iter().collect::<Vec<_>>(), others, "depth {depth}");
+    }
+}
+
 fn greedy() -> SamplingParams {
     SamplingParams {
         temperature: 0.0,
