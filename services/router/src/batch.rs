@@ -31,7 +31,7 @@ pub(crate) fn take(
         chosen.in_flight += 1;
         chosen.pending_prefill_tokens = chosen.pending_prefill_tokens.saturating_add(head.prompt_tokens as u64);
         let key = head.key;
-        batch.extend(queue.remove(key).map(|entry| (entry, worker)));
+        batch.extend(queue.send(key).map(|entry| (entry, worker)));
     }
     batch
 }

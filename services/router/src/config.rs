@@ -109,12 +109,16 @@ pub(crate) struct HttpConfig {
 pub(crate) struct QueueConfig {
     /// Requests that may wait.
     pub(crate) capacity: usize,
+    /// Requests of one tenant that may wait; by default as many as of all.
+    pub(crate) capacity_per_tenant: Option<usize>,
     /// How long a request waits while no worker is ready.
     #[serde(with = "duration")]
     pub(crate) max_wait: Duration,
     /// Waiting this long is worth one priority.
     #[serde(with = "duration")]
     pub(crate) ageing: Duration,
+    /// Tokens, of prompts and answers together, that a tenant sends in one turn where several wait.
+    pub(crate) turn_tokens: u32,
 }
 
 /// Bounds on requests.
@@ -224,8 +228,10 @@ impl Default for QueueConfig {
         let limits = QueueLimits::default();
         Self {
             capacity: limits.capacity,
+            capacity_per_tenant: None,
             max_wait: limits.max_wait_without_worker,
             ageing: limits.ageing,
+            turn_tokens: u32::try_from(limits.turn_tokens).unwrap_or(u32::MAX),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Inference {
         Ok(Answer { relay, traceparent })
     }
 
-    /// Finds the model, checks the request and takes the tenant's permit.
+    /// Finds the model, takes the tenant's permit and checks the request.
     async fn admit(&self, call: &Call, (model, asked): (String, Asked)) -> Result<(ValidRequest, Permit), Error> {
         let model = self.catalog.resolve(&model)?;
         let longest_sequence = self.longest_sequence(model);
@@ -69,8 +69,9 @@ impl Inference {
             model,
             longest_sequence,
         };
-        let valid = self.validator.validate(asked, place).await?;
+        // Before the prompt is tokenized, so that a tenant over its limit costs no work.
         let permit = self.admission.admit(&call.tenant)?;
+        let valid = self.validator.validate(asked, place).await?;
         Ok((valid, permit))
     }
 }

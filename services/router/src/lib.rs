@@ -33,6 +33,7 @@ mod batch;
 mod clock;
 mod convert_worker;
 mod dispatch;
+mod fairness;
 mod metrics;
 mod policy;
 mod queue;

@@ -43,6 +43,7 @@ impl Metrics {
 #[derive(Debug)]
 struct Scheduling {
     waiting: Gauge<u64>,
+    waiting_tenants: Gauge<u64>,
     departures: Counter<u64>,
     rejections: Counter<u64>,
     retried: Counter<u64>,
@@ -60,6 +61,11 @@ impl Scheduling {
                 .u64_gauge("kr.requests.waiting")
                 .with_description("Sequences in the router's queue.")
                 .with_unit("{request}")
+                .build(),
+            waiting_tenants: meter
+                .u64_gauge("kr.queue.tenants")
+                .with_description("Tenants with sequences in the router's queue, which take turns.")
+                .with_unit("{tenant}")
                 .build(),
             departures: meter
                 .u64_counter("kr.queue.departures")
@@ -121,16 +127,18 @@ impl Scheduling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rejection {
     QueueFull,
+    TenantQueueFull,
     Draining,
     Deadline,
 }
 
 impl Rejection {
-    const ALL: [Self; 3] = [Self::QueueFull, Self::Draining, Self::Deadline];
+    const ALL: [Self; 4] = [Self::QueueFull, Self::TenantQueueFull, Self::Draining, Self::Deadline];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::TenantQueueFull => "tenant_queue_full",
             Self::Draining => "draining",
             Self::Deadline => "deadline",
         }
@@ -141,6 +149,8 @@ impl Rejection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Departure {
     Dispatched,
+    /// It made room for a tenant with fewer waiting.
+    Displaced,
     Expired,
     Abandoned,
     NoWorker,
@@ -151,6 +161,7 @@ impl Departure {
     fn as_str(self) -> &'static str {
         match self {
             Self::Dispatched => "dispatched",
+            Self::Displaced => "displaced",
             Self::Expired => "expired",
             Self::Abandoned => "abandoned",
             Self::NoWorker => "no_worker",
@@ -181,9 +192,15 @@ impl ModelMetrics {
             .record(count as u64, std::slice::from_ref(&self.model));
     }
 
+    pub(crate) fn waiting_tenants(&self, count: usize) {
+        let labels = std::slice::from_ref(&self.model);
+        self.metrics.scheduling.waiting_tenants.record(count as u64, labels);
+    }
+
     /// Shows what has not happened yet as 0, so that the first time is an increase.
     pub(crate) fn begin(&self) {
         self.waiting(0);
+        self.waiting_tenants(0);
         let scheduling = &self.metrics.scheduling;
         scheduling.prompt_tokens.add(0, std::slice::from_ref(&self.model));
         scheduling.retried.add(0, std::slice::from_ref(&self.model));

@@ -120,8 +120,10 @@ impl Plan {
             },
             queue: QueueLimits {
                 capacity: config.queue.capacity,
+                capacity_per_tenant: config.queue.capacity_per_tenant.unwrap_or(usize::MAX),
                 ageing: config.queue.ageing,
                 max_wait_without_worker: config.queue.max_wait,
+                turn_tokens: config.queue.turn_tokens.into(),
             },
             policy: config.policy.parse().unwrap_or_default(),
             max_sequences_per_worker: config.worker.max_sequences,

@@ -96,6 +96,7 @@ pub(crate) mod tests {
             since: Instant::now(),
             deadline: None,
             prompt_tokens: 1,
+            max_tokens: 1,
         }
     }
 

@@ -121,6 +121,9 @@ pub(crate) enum Failed {
     /// The queue holds as many as it may.
     #[error("the queue of this model is full ({capacity} requests); try again later")]
     QueueFull { capacity: usize, retry_after: Duration },
+    /// The queue holds as many of this tenant as it may.
+    #[error("{capacity} requests of this tenant wait already, which is its limit; try again later")]
+    TenantQueueFull { capacity: usize, retry_after: Duration },
     /// The client's deadline passed.
     #[error("the deadline passed; give more time or ask for less")]
     DeadlineExceeded,

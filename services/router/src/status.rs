@@ -113,6 +113,7 @@ pub(crate) fn classify(error: &Error) -> (Code, Reason) {
 fn classify_failed(failed: &Failed) -> (Code, Reason) {
     match failed {
         Failed::QueueFull { .. } => (Code::ResourceExhausted, Reason::QueueFull),
+        Failed::TenantQueueFull { .. } => (Code::ResourceExhausted, Reason::TenantLimit),
         Failed::DeadlineExceeded => (Code::DeadlineExceeded, Reason::DeadlineExceeded),
         Failed::NoWorker { .. } => (Code::Unavailable, Reason::NoWorkerReady),
         Failed::Draining => (Code::Unavailable, Reason::Draining),
@@ -153,6 +154,9 @@ pub(crate) fn status(error: &Error, request: RequestId) -> Status {
         }
         Error::TenantLimit { tenant, .. } => {
             details.add_quota_failure_violation(format!("tenant:{tenant}"), error.to_string());
+        }
+        Error::Sequence(Failed::TenantQueueFull { .. }) => {
+            details.add_quota_failure_violation("tenant", error.to_string());
         }
         Error::ServerBusy { .. }
         | Error::Unauthenticated { .. }
@@ -196,6 +200,7 @@ fn facts(error: &Error) -> HashMap<String, String> {
         Error::TenantLimit { limit, .. } | Error::ServerBusy { limit, .. } => vec![("limit", limit.to_string())],
         Error::MessageTooLarge { limit_bytes } => vec![("limit_bytes", limit_bytes.to_string())],
         Error::Sequence(Failed::QueueFull { capacity, .. }) => vec![("capacity", capacity.to_string())],
+        Error::Sequence(Failed::TenantQueueFull { capacity, .. }) => vec![("limit", capacity.to_string())],
         Error::CutByDrain { emitted } | Error::Sequence(Failed::WorkerLost { emitted }) => {
             vec![("tokens_emitted", emitted.to_string())]
         }

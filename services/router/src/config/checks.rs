@@ -195,7 +195,11 @@ impl Validate for GrpcConfig {
 
 impl Validate for QueueConfig {
     fn validate(&self) -> Vec<Problem> {
-        let mut problems = at_least_one(&[("capacity", self.capacity)]);
+        let mut problems = at_least_one(&[
+            ("capacity", self.capacity),
+            ("capacity_per_tenant", self.capacity_per_tenant.unwrap_or(1)),
+            ("turn_tokens", self.turn_tokens as usize),
+        ]);
         problems.extend(more_than_nothing(&[
             ("max_wait", self.max_wait),
             ("ageing", self.ageing),

@@ -15,7 +15,7 @@ use super::snapshot::{ModelSnapshot, ModelState};
 use crate::batch;
 use crate::metrics::{Departure, ModelMetrics, Rejection};
 use crate::policy::{Policy, WorkerIndex};
-use crate::queue::{Entry, Queue};
+use crate::queue::{Entry, Full, Queue};
 use crate::sequence::{
     Accepted, CancelReason, Cancellations, Failed, SequenceKey, SequenceRequest, SequenceSender, SequenceStream,
     StreamLimits, stream,
@@ -100,6 +100,7 @@ impl Sequence {
             since: self.request.arrived,
             deadline: self.request.deadline,
             prompt_tokens: self.request.prompt.len(),
+            max_tokens: self.request.max_tokens,
         }
     }
 }
@@ -143,6 +144,11 @@ impl State {
         self.queue.len()
     }
 
+    /// Returns how many tenants wait.
+    pub(super) fn waiting_tenants(&self) -> usize {
+        self.queue.tenants()
+    }
+
     /// Returns whether no sequence is alive.
     pub(super) fn is_empty(&self) -> bool {
         self.sequences.is_empty()
@@ -153,15 +159,11 @@ impl State {
     /// # Errors
     /// Answer the client at once: nothing was queued.
     pub(super) fn submit(&mut self, request: SequenceRequest, now: Instant) -> Result<SequenceStream, Failed> {
-        let refuse = |rejection, failed| {
-            self.metrics.rejected(rejection);
-            Err(failed)
-        };
         if self.draining {
-            return refuse(Rejection::Draining, Failed::Draining);
+            return Err(self.refused(Rejection::Draining, Failed::Draining));
         }
         if request.deadline.is_some_and(|deadline| deadline <= now) {
-            return refuse(Rejection::Deadline, Failed::DeadlineExceeded);
+            return Err(self.refused(Rejection::Deadline, Failed::DeadlineExceeded));
         }
         let key = SequenceKey(self.next_key);
         let (sender, stream) = stream::channel(key, self.cancellations.clone(), self.stream_limits);
@@ -172,20 +174,37 @@ impl State {
             emitted: Vec::new(),
             place: Place::Waiting,
         };
-        if self.queue.push(sequence.entry(key)).is_err() {
-            return self.queue_full();
-        }
+        let displaced = match self.queue.push(sequence.entry(key)) {
+            Ok(displaced) => displaced,
+            Err(Full::Queue) => return Err(self.refused(Rejection::QueueFull, self.queue_full())),
+            Err(Full::Tenant) => {
+                let failed = Failed::TenantQueueFull {
+                    capacity: self.queue.limits().capacity_per_tenant,
+                    retry_after: self.pace.retry_after(),
+                };
+                return Err(self.refused(Rejection::TenantQueueFull, failed));
+            }
+        };
         self.next_key += 1;
         self.sequences.insert(key, sequence);
+        if let Some(sequence) = displaced.and_then(|displaced| self.remove(displaced.key)) {
+            self.metrics.departed(Departure::Displaced);
+            sequence.sender.fail(self.queue_full());
+        }
         Ok(stream)
     }
 
-    fn queue_full(&self) -> Result<SequenceStream, Failed> {
-        self.metrics.rejected(Rejection::QueueFull);
-        Err(Failed::QueueFull {
+    /// Counts a refusal.
+    fn refused(&self, rejection: Rejection, failed: Failed) -> Failed {
+        self.metrics.rejected(rejection);
+        failed
+    }
+
+    fn queue_full(&self) -> Failed {
+        Failed::QueueFull {
             capacity: self.queue.limits().capacity,
             retry_after: self.pace.retry_after(),
-        })
+        }
     }
 
     /// Stops a sequence because of its reader. Unknown ones have ended.

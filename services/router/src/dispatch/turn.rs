@@ -111,6 +111,7 @@ struct Model {
 #[derive(Debug, Default, PartialEq)]
 struct Reported {
     waiting: usize,
+    tenants: usize,
     running: Vec<usize>,
 }
 
@@ -168,6 +169,10 @@ impl Model {
         if self.reported.waiting != self.state.waiting() {
             self.reported.waiting = self.state.waiting();
             self.metrics.waiting(self.reported.waiting);
+        }
+        if self.reported.tenants != self.state.waiting_tenants() {
+            self.reported.tenants = self.state.waiting_tenants();
+            self.metrics.waiting_tenants(self.reported.tenants);
         }
         self.reported.running.resize(slots.len(), 0);
         for (slot, reported) in slots.iter().zip(&mut self.reported.running) {

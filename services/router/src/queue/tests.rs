@@ -11,6 +11,8 @@ fn limits(capacity: usize) -> QueueLimits {
         capacity,
         ageing: 10 * SECOND,
         max_wait_without_worker: 30 * SECOND,
+        turn_tokens: 100,
+        ..QueueLimits::default()
     }
 }
 
@@ -22,12 +24,20 @@ fn entry(key: u64, priority: Priority, since: Instant) -> Entry {
         since,
         deadline: None,
         prompt_tokens: 1,
+        max_tokens: 9,
+    }
+}
+
+fn of(tenant: &str, entry: Entry) -> Entry {
+    Entry {
+        tenant: Tenant(Arc::from(tenant)),
+        ..entry
     }
 }
 
 fn pop(queue: &mut Queue, now: Instant) -> Option<u64> {
     let key = queue.head(now)?.key;
-    queue.remove(key).map(|entry| entry.key.0)
+    queue.send(key).map(|entry| entry.key.0)
 }
 
 fn drained(queue: &mut Queue, now: Instant) -> Vec<u64> {
@@ -55,9 +65,60 @@ fn a_full_queue_refuses_new_ones_but_takes_back_old_ones() {
     let now = Instant::now();
     let mut queue = Queue::new(limits(1));
     queue.push(entry(1, Priority::High, now)).unwrap();
-    assert_eq!(queue.push(entry(2, Priority::High, now)), Err(Full));
+    assert_eq!(queue.push(entry(2, Priority::High, now)), Err(Full::Queue));
     queue.push_returned(entry(3, Priority::Low, now));
     assert_eq!(drained(&mut queue, now), [3, 1]);
+}
+
+#[test]
+fn a_full_queue_makes_room_for_a_tenant_with_few_waiting() {
+    let now = Instant::now();
+    let mut queue = Queue::new(limits(4));
+    for (key, priority) in [
+        (1, Priority::Normal),
+        (2, Priority::Low),
+        (3, Priority::Normal),
+        (4, Priority::High),
+    ] {
+        queue.push(of("flood", entry(key, priority, now))).unwrap();
+    }
+    let mut displaced = |key| {
+        let pushed = queue.push(of("quiet", entry(key, Priority::Low, now)));
+        pushed.map(|displaced| displaced.unwrap().key.0)
+    };
+    assert_eq!(displaced(5), Ok(2), "the lowest class gives way first");
+    assert_eq!(displaced(6), Ok(3), "then the newest");
+    assert_eq!(displaced(7), Err(Full::Queue), "two of four are an equal share");
+    assert_eq!((queue.len(), queue.tenants()), (4, 2));
+}
+
+#[test]
+fn a_tenant_has_at_most_its_own_capacity_waiting() {
+    let now = Instant::now();
+    let limits = QueueLimits {
+        capacity_per_tenant: 1,
+        ..limits(8)
+    };
+    let mut queue = Queue::new(limits);
+    queue.push(of("a", entry(1, Priority::Normal, now))).unwrap();
+    assert_eq!(queue.push(of("a", entry(2, Priority::High, now))), Err(Full::Tenant));
+    queue.push(of("b", entry(3, Priority::Normal, now))).unwrap();
+    queue.remove(SequenceKey(1)).unwrap();
+    queue.push(of("a", entry(4, Priority::Normal, now))).unwrap();
+}
+
+#[test]
+fn a_flood_delays_another_tenant_by_one_turn_only() {
+    let now = Instant::now();
+    let mut queue = Queue::new(limits(200));
+    for key in 0..150 {
+        queue.push(of("flood", entry(key, Priority::Normal, now))).unwrap();
+    }
+    // Ten tokens each, a hundred for each turn.
+    (0..35).for_each(|_| assert!(pop(&mut queue, now).is_some()));
+    queue.push(of("quiet", entry(500, Priority::Normal, now))).unwrap();
+    let before = std::iter::from_fn(|| pop(&mut queue, now)).take_while(|key| *key != 500);
+    assert_eq!(before.count(), 5, "what is left of the turn");
 }
 
 #[test]
@@ -117,7 +178,12 @@ fn patience_counts_only_time_without_a_worker() {
 /// One thing that may happen to a queue.
 #[derive(Debug, Clone)]
 enum Step {
-    Push { priority: u8, patience_s: Option<u8> },
+    Push {
+        tenant: u8,
+        priority: u8,
+        tokens: u8,
+        patience_s: Option<u8>,
+    },
     Dispatch,
     Return,
     Abandon(u8),
@@ -126,8 +192,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..3_u8, proptest::option::of(0..20_u8))
-            .prop_map(|(priority, patience_s)| Step::Push { priority, patience_s }),
+        4 => (0..3_u8, 0..3_u8, any::<u8>(), proptest::option::of(0..20_u8))
+            .prop_map(|(tenant, priority, tokens, patience_s)| Step::Push { tenant, priority, tokens, patience_s }),
         2 => Just(Step::Dispatch),
         1 => Just(Step::Return),
         1 => any::<u8>().prop_map(Step::Abandon),
@@ -144,6 +210,7 @@ struct Ledger {
     dispatched: Vec<Entry>,
     expired: usize,
     abandoned: usize,
+    displaced: usize,
 }
 
 impl Ledger {
@@ -156,17 +223,19 @@ impl Ledger {
             dispatched: Vec::new(),
             expired: 0,
             abandoned: 0,
+            displaced: 0,
         }
     }
 
     fn apply(&mut self, step: &Step) {
         match *step {
-            Step::Push { priority, patience_s } => self.push(priority, patience_s),
+            Step::Push { .. } => self.push(step),
             Step::Dispatch => {
                 if let Some(head) = self.queue.head(self.now).cloned() {
+                    assert_eq!(self.queue.head(self.now), Some(&head), "asking changes nothing");
                     self.check_order(&head);
                     self.forget(head.key);
-                    self.dispatched.push(self.queue.remove(head.key).unwrap());
+                    self.dispatched.push(self.queue.send(head.key).unwrap());
                 }
             }
             Step::Return => {
@@ -193,18 +262,42 @@ impl Ledger {
         }
     }
 
-    fn push(&mut self, priority: u8, patience_s: Option<u8>) {
+    fn push(&mut self, step: &Step) {
+        let Step::Push {
+            tenant,
+            priority,
+            tokens,
+            patience_s,
+        } = *step
+        else {
+            return;
+        };
         let priority = [Priority::Low, Priority::Normal, Priority::High][usize::from(priority)];
         let entry = Entry {
             deadline: patience_s.map(|seconds| self.now + u32::from(seconds) * SECOND),
-            ..entry(self.accepted, priority, self.now)
+            max_tokens: tokens.into(),
+            ..of(&tenant.to_string(), entry(self.accepted, priority, self.now))
         };
         let full = self.queue.len() >= self.queue.limits().capacity;
-        assert_eq!(self.queue.push(entry.clone()).is_err(), full);
-        if !full {
-            self.waiting.push(entry);
-            self.accepted += 1;
+        let waiting_of = |tenant: &Tenant| self.queue.waiting_of.get(tenant).copied().unwrap_or(0);
+        let fewer = waiting_of(&entry.tenant);
+        match self.queue.push(entry.clone()) {
+            Ok(None) => assert!(!full),
+            Ok(Some(displaced)) => {
+                assert!(
+                    full && self.queue.waiting_of[&displaced.tenant] > fewer,
+                    "{displaced:?} had no more"
+                );
+                self.forget(displaced.key);
+                self.displaced += 1;
+            }
+            Err(refused) => {
+                assert!(full && refused == Full::Queue);
+                return;
+            }
         }
+        self.waiting.push(entry);
+        self.accepted += 1;
     }
 
     fn forget(&mut self, key: SequenceKey) {
@@ -213,28 +306,37 @@ impl Ledger {
         assert_eq!(self.waiting.len() + 1, before);
     }
 
-    /// Nobody of the same or a higher priority who came earlier may be passed over, returned ones apart.
+    /// Nobody of the same tenant, and the same or a higher priority, who came earlier may be passed over, returned ones
+    /// apart; nor anybody of a higher class than the head's.
     fn check_order(&self, head: &Entry) {
-        let returned = self.dispatched.iter().all(|entry| entry.key != head.key)
-            && self.queue.places[&head.key].0 == Lane::Returned;
-        if returned {
-            return;
-        }
+        let (lane, _) = self.queue.entries[&head.key].0;
+        let Lane::Waiting(class) = lane else { return };
         for other in &self.waiting {
+            let aged = self.now.saturating_duration_since(other.since).as_secs() / 10;
+            let other_class = (other.priority as u64 + aged).min(2);
             assert!(
-                other.key >= head.key || other.priority < head.priority,
-                "{head:?} goes before {other:?}"
+                other_class <= class as u64,
+                "{other:?} is of a higher class than {head:?}"
             );
-            let aged_out = self.now.saturating_duration_since(other.since) >= 2 * self.queue.limits().ageing;
-            assert!(!aged_out || other.key >= head.key, "{other:?} starves behind {head:?}");
+            let same = other.tenant == head.tenant && other_class == class as u64;
+            assert!(!same || other.key >= head.key, "{head:?} goes before {other:?}");
         }
     }
 
     fn check_conservation(&self) {
-        let known = self.dispatched.len() + self.expired + self.abandoned + self.queue.len();
+        let ended = self.expired + self.abandoned + self.displaced;
+        let known = self.dispatched.len() + ended + self.queue.len();
         assert_eq!(usize::try_from(self.accepted).unwrap(), known);
         assert_eq!(self.waiting.len(), self.queue.len());
-        assert_eq!(self.queue.places.len(), self.queue.len());
+        let waiting: usize = self.queue.waiting_of.values().sum();
+        assert_eq!(waiting + self.queue.returned.len(), self.queue.len());
+        assert!(waiting <= self.queue.limits().capacity);
+        assert_eq!(
+            self.queue.promotions.is_empty(),
+            self.queue.classes[..2]
+                .iter()
+                .all(|class| class.tenants().next().is_none())
+        );
         let deadlines = self.waiting.iter().filter_map(|entry| entry.deadline);
         assert_eq!(self.queue.next_expiry(), deadlines.min());
     }
@@ -250,6 +352,43 @@ proptest! {
         for step in &steps {
             ledger.apply(step);
             ledger.check_conservation();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_lowest_class_waits_two_ages_and_its_turns_and_no_longer(
+        others in proptest::collection::vec((1..300_u32, 0..3_usize), 1..5),
+        own in 1..1000_u32,
+    ) {
+        let start = Instant::now();
+        let mut queue = Queue::new(limits(100_000));
+        queue.push(of("last", Entry { max_tokens: own, ..entry(0, Priority::Low, start) })).unwrap();
+        let aged = start + 2 * queue.limits().ageing;
+        let mut key = 1;
+        let mut sent = vec![0_u64; others.len()];
+        // Everybody else always has something waiting, of the highest priority.
+        loop {
+            for (number, (tokens, ahead)) in others.iter().enumerate() {
+                while queue.classes[2].of(&Tenant(Arc::from(number.to_string()))).count() <= *ahead {
+                    let flood = Entry { max_tokens: *tokens, ..entry(key, Priority::High, aged) };
+                    queue.push(of(&number.to_string(), flood)).unwrap();
+                    key += 1;
+                }
+            }
+            let head = queue.head(aged).unwrap().clone();
+            queue.send(head.key).unwrap();
+            if head.key.0 == 0 {
+                break;
+            }
+            sent[head.tenant.0.parse::<usize>().unwrap()] += head.cost();
+        }
+        let turn = queue.limits().turn_tokens;
+        let turns = u64::from(own + 1).div_ceil(turn);
+        for (sent, (tokens, _)) in sent.iter().zip(&others) {
+            let bound = (turns + 1) * turn + u64::from(tokens + 1);
+            prop_assert!(*sent <= bound, "{sent} tokens of another tenant came first, the bound is {bound}");
         }
     }
 }

@@ -103,6 +103,15 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             "QUEUE_FULL",
         ),
         (
+            Failed::TenantQueueFull {
+                capacity: 8,
+                retry_after: second,
+            }
+            .into(),
+            Code::ResourceExhausted,
+            "TENANT_LIMIT",
+        ),
+        (
             Failed::DeadlineExceeded.into(),
             Code::DeadlineExceeded,
             "DEADLINE_EXCEEDED",
