@@ -6,7 +6,7 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::ops::{concatenate, select, softmax_axis};
 
-use crate::kernels::{OwnKernels, Rotary};
+use crate::kernels::{NewTokens, OwnKernels, Rotary};
 use crate::kv::LayerKv;
 use crate::layers::{Part, Rope, dim};
 use crate::step::{Decodes, Grouped, Span, StepLayout};
@@ -51,12 +51,11 @@ impl RotaryAttention {
             };
             return attend(layout.grouped(), self.heads, &rotated, kv);
         };
-        let mut output = None;
-        for part in layout.by_bucket() {
-            let attended = kernels.attention(rotary, &part.spans, [&q, &k, &v], output, &mut kv[part.bucket])?;
-            output = Some(attended);
-        }
-        output.ok_or_else(|| "a step has no tokens".into())
+        let new = NewTokens {
+            parts: &[q, k, v],
+            norms: None,
+        };
+        kernels.attention(rotary, layout.by_bucket(), new, kv)
     }
 }
 

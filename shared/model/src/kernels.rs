@@ -1,15 +1,18 @@
-//! Our own CPU kernels as operations of MLX's graph.
+//! Our own CPU kernels on MLX's arrays. They run at once, on the calling thread and the kernels' own: a graph of some hundred operations
+//! a step, handed to another thread one by one, would cost more than most of them take. What an input still waits for in MLX's
+//! graph is computed first.
 
 mod attention;
-mod call;
+mod gather;
 mod linear;
+mod memory;
 mod norm;
 
 use std::sync::Arc;
 
 use kr_kernels::Machine;
 
-pub(crate) use attention::Rotary;
+pub(crate) use attention::{NewTokens, Rotary};
 pub(crate) use linear::OwnWeight;
 
 /// Kernels for float32 on the CPU backend. Cloning shares the threads.

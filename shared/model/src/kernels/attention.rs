@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use kr_kernels::{Attention, CacheShape, Preparation, RotaryTable, Span, TokenPart, Writing, write_keys, write_values};
+use kr_kernels::{
+    Attention, CacheShape, HeadNorm, Preparation, RotaryTable, TokenPart, Writing, write_keys, write_values,
+};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
 use super::OwnKernels;
-use super::call::{Output, call};
+use super::memory::{fresh, read, write};
 use crate::attention::Heads;
 use crate::kv::LayerKv;
 use crate::layers::Part;
+use crate::step::BucketSpans;
 
-/// The angles of rotary positions, for heads of one shape. Cloning shares the table.
+/// How queries meet keys, for heads of one shape. Cloning shares the table.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary {
     pub(crate) heads: Heads,
@@ -23,60 +26,79 @@ pub(crate) struct Rotary {
     pub(crate) window: Option<usize>,
 }
 
+/// Norms of each head on its own, before rotation: `[head_dim]` each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadNorms<'a> {
+    pub(crate) q: &'a Array,
+    pub(crate) k: &'a Array,
+    pub(crate) eps: f32,
+}
+
+/// What one layer's tokens bring: parts of rows, `[tokens, heads * head_dim]` of queries, keys and values, neither normed nor rotated.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewTokens<'a> {
+    pub(crate) parts: &'a [Part; 3],
+    pub(crate) norms: Option<HeadNorms<'a>>,
+}
+
 impl OwnKernels {
-    /// Writes keys and values of the spans of one bucket, in place, and attends. Queries and keys are not rotated.
-    /// Returns `[tokens, heads * head_dim]`, the tokens of other spans taken from `others`, or not set where there is none.
+    /// Writes keys and values of the spans of every bucket, in place, and attends. Returns `[tokens, heads * head_dim]`.
     pub(crate) fn attention(
         &self,
         rotary: &Rotary,
-        spans: &Arc<[Span]>,
-        [q, k, v]: [&Part; 3],
-        others: Option<Array>,
-        kv: &mut LayerKv,
+        buckets: &[BucketSpans],
+        new: NewTokens<'_>,
+        kv: &mut [LayerKv],
     ) -> Result<Array> {
-        let cache = rotary.heads.cache(kv);
-        let (machine, table, places) = (Arc::clone(&self.machine), Arc::clone(&rotary.table), Arc::clone(spans));
-        update(&mut kv.keys, k, move |new, keys| {
-            let preparation = Preparation {
-                norm: None,
-                rotary: &table,
-            };
-            let spans = &places;
-            write_keys(&machine, Writing { cache, spans, new }, preparation, keys);
-        })?;
-        let places = Arc::clone(spans);
-        update(&mut kv.values, v, move |new, values| {
-            let spans = &places;
-            write_values(Writing { cache, spans, new }, values);
-        })?;
-        let (scale, window) = (rotary.scale, rotary.window);
-        let (table, spans) = (Arc::clone(&rotary.table), Arc::clone(spans));
-        let (machine, heads) = (Arc::clone(&self.machine), rotary.heads);
-        let shape = [q.rows.dim(0), heads.heads * heads.head_dim];
-        let place = PartPlace::of(q);
-        let mut inputs = vec![&q.rows, &kv.keys, &kv.values];
-        inputs.extend(&others);
-        let output = Output {
-            shape: &shape,
-            replaces: others.as_ref().map(|_| 3),
-        };
-        call(&inputs, output, move |arrays, out| {
+        let heads = rotary.heads;
+        let [q, k, v] = new.parts;
+        let mut out = fresh::<f32>(&[q.rows.dim(0), heads.heads * heads.head_dim])?;
+        let target = write(&mut out)?;
+        for BucketSpans { bucket, spans } in buckets {
+            let kv = &mut kv[*bucket];
+            let cache = heads.cache(kv);
+            let writing = |new| Writing { cache, spans, new };
+            let prepared = rotary.preparation(new.norms.map(|norms| (norms.k, norms.eps)))?;
+            write_keys(&self.machine, writing(part(k)?), prepared, write(&mut kv.keys)?);
+            write_values(writing(part(v)?), write(&mut kv.values)?);
             let attention = Attention {
                 heads: heads.heads.unsigned_abs() as usize,
-                preparation: Preparation {
-                    norm: None,
-                    rotary: &table,
-                },
-                scale,
-                window,
-                q: place.within(arrays[0]),
+                preparation: rotary.preparation(new.norms.map(|norms| (norms.q, norms.eps)))?,
+                scale: rotary.scale,
+                window: rotary.window,
+                q: part(q)?,
                 cache,
-                keys: arrays[1],
-                values: arrays[2],
+                keys: read(&kv.keys)?,
+                values: read(&kv.values)?,
             };
-            attention.run(&machine, &spans, out);
+            attention.run(&self.machine, spans, target);
+        }
+        Ok(out)
+    }
+}
+
+impl Rotary {
+    fn preparation<'a>(&'a self, norm: Option<(&'a Array, f32)>) -> Result<Preparation<'a>> {
+        let norm = match norm {
+            Some((weight, eps)) => Some(HeadNorm {
+                weight: read(weight)?,
+                eps,
+            }),
+            None => None,
+        };
+        Ok(Preparation {
+            norm,
+            rotary: &self.table,
         })
     }
+}
+
+fn part(part: &Part) -> Result<TokenPart<'_>> {
+    Ok(TokenPart {
+        values: read(&part.rows)?,
+        offset: part.offset,
+        stride: part.rows.dim(1).unsigned_abs() as usize,
+    })
 }
 
 impl Heads {
@@ -87,48 +109,4 @@ impl Heads {
             head_dim: self.head_dim.unsigned_abs() as usize,
         }
     }
-}
-
-/// Where a [`Part`] lies, without its array.
-#[derive(Debug, Clone, Copy)]
-struct PartPlace {
-    offset: usize,
-    stride: usize,
-}
-
-impl PartPlace {
-    fn of(part: &Part) -> Self {
-        Self {
-            offset: part.offset,
-            stride: part.rows.dim(1).unsigned_abs() as usize,
-        }
-    }
-
-    fn within(self, values: &[f32]) -> TokenPart<'_> {
-        TokenPart {
-            values,
-            offset: self.offset,
-            stride: self.stride,
-        }
-    }
-}
-
-/// Replaces `array` by what `compute` makes of it and `input`; in place, because no handle to the old one is left behind.
-fn update(
-    array: &mut Array,
-    input: &Part,
-    compute: impl Fn(TokenPart<'_>, &mut [f32]) + Send + Sync + 'static,
-) -> Result<()> {
-    let old = std::mem::replace(array, Array::from_f32(0.0));
-    let shape = old.shape().to_vec();
-    let output = Output {
-        shape: &shape,
-        replaces: Some(1),
-    };
-    let place = PartPlace::of(input);
-    let inputs = [&input.rows, &old];
-    *array = call(&inputs, output, move |inputs, out| {
-        compute(place.within(inputs[0]), out)
-    })?;
-    Ok(())
 }

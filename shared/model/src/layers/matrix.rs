@@ -94,6 +94,9 @@ impl Matrix {
     /// `ids`: `[tokens]` → `[tokens, columns]`.
     pub(super) fn rows(&self, ids: &Array) -> Result<Array> {
         match self {
+            Self::Dense {
+                weight, own: Some(own), ..
+            } => own.rows(weight, ids),
             Self::Dense { weight, .. } => weight.take_axis(ids, 0),
             Self::Quantized {
                 weight,
