@@ -97,7 +97,7 @@ impl Pool {
     }
 
     /// Calls `work` once with every number below `tasks`, on any thread, and returns when all calls have.
-    pub(crate) fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
+    pub fn run(&self, tasks: usize, work: &(dyn Fn(usize) + Sync)) {
         if self.threads.is_empty() || tasks <= 1 {
             (0..tasks).for_each(work);
             return;

@@ -31,6 +31,11 @@ impl OwnKernels {
         Self { machine }
     }
 
+    /// What the kernels compute with, to share its threads.
+    pub(crate) fn machine(&self) -> Arc<Machine> {
+        Arc::clone(&self.machine)
+    }
+
     /// The name in the numerics fingerprint.
     pub(crate) fn name(&self) -> String {
         format!("kr-{}", self.machine.instructions.name())

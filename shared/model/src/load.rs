@@ -145,6 +145,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         kv,
         limits,
         info,
+        machine: own.map(|own| own.machine()),
         adopted,
     }))
 }

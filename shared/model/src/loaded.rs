@@ -1,25 +1,30 @@
 //! A loaded model behind the engine's trait: checks a plan, builds the step's graph, reads what it chose.
 
+mod plan;
+mod read;
+mod score;
+
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use kr_contract::{SequenceId, TokenId};
+use kr_contract::SequenceId;
 use kr_engine::model::{
-    BlockId, BucketId, CopyCost, Input, Model, ModelError, ModelLimits, PlanEntry, Sample, Sampled, SlotId, StepOutput,
-    StepPlan,
+    BlockId, BucketId, CopyCost, Model, ModelError, ModelLimits, Sample, SlotId, StepOutput, StepPlan,
 };
+use kr_kernels::Machine;
 use mlx_rs::error::Exception;
-use mlx_rs::ops::select;
 use mlx_rs::{Array, Dtype, transforms};
 
 use crate::kv::KvArenas;
-use crate::layers::dim;
 use crate::load::ModelInfo;
 use crate::models::Decoder;
 use crate::sample::device::{self, Chosen};
-use crate::sample::{self, host};
-use crate::step::{Span, StepLayout, indices};
+use crate::sample::rows::Rows;
+use crate::step::{StepLayout, indices};
 use crate::weights::AdoptedWeights;
+use plan::{rows_of_slots, sampled_rows, scorings};
+use score::Scoring;
 
 /// A model with its weights and KV memory. Everything about it, drop included, happens on the thread that loaded it.
 #[derive(Debug)]
@@ -29,7 +34,7 @@ pub struct LoadedModel {
     kv: KvArenas,
     /// What the last step sampled, for inputs that are still pending.
     last: Option<LastStep>,
-    scratch: host::Scratch,
+    rows: Rows,
     limits: ModelLimits,
     info: ModelInfo,
     _adopted: AdoptedWeights,
@@ -42,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) kv: KvArenas,
     pub(crate) limits: ModelLimits,
     pub(crate) info: ModelInfo,
+    /// Threads to sample rows on.
+    pub(crate) machine: Option<Arc<Machine>>,
     pub(crate) adopted: AdoptedWeights,
 }
 
@@ -58,6 +65,9 @@ struct LastStep {
 pub struct Ticket {
     rows: Vec<(SequenceId, Sample)>,
     pending: Pending,
+    scorings: Vec<Scoring>,
+    /// Of the whole step, where something is to be scored.
+    hidden: Option<Array>,
 }
 
 #[derive(Debug)]
@@ -76,7 +86,7 @@ impl LoadedModel {
             decoder: parts.decoder,
             kv: parts.kv,
             last: None,
-            scratch: host::Scratch::default(),
+            rows: Rows::new(parts.machine),
             limits: parts.limits,
             info: parts.info,
             _adopted: parts.adopted,
@@ -103,89 +113,11 @@ impl LoadedModel {
         logits.as_dtype(Dtype::Float32).map_err(backend)
     }
 
-    fn checked_spans(&self, plan: &StepPlan) -> Result<Vec<Span>, ModelError> {
-        let mut spans = Vec::with_capacity(plan.entries.len());
-        let mut offset = 0;
-        for entry in &plan.entries {
-            let span = self.checked_span(entry, offset)?;
-            if spans
-                .iter()
-                .any(|other: &Span| (other.bucket, other.row) == (span.bucket, span.row))
-            {
-                return Err(contract(format!(
-                    "slot {} appears twice in step {}",
-                    entry.slot.0, plan.step
-                )));
-            }
-            offset += span.len;
-            spans.push(span);
-        }
-        if spans.is_empty() {
-            return Err(contract(format!("step {} is empty", plan.step)));
-        }
-        Ok(spans)
-    }
-
-    fn checked_span(&self, entry: &PlanEntry, offset: usize) -> Result<Span, ModelError> {
-        let (place, capacity) = self.kv.place(entry.slot)?;
-        let (start, len) = (entry.start as usize, entry.input.len());
-        if len == 0 || start + len > capacity {
-            let slot = entry.slot.0;
-            return Err(contract(format!(
-                "{len} tokens at {start} do not fit slot {slot} of {capacity}"
-            )));
-        }
-        if let Some(sample) = &entry.sample {
-            sample::check(sample)?;
-        }
-        Ok(Span {
-            bucket: place.bucket,
-            row: place.row,
-            start,
-            len,
-            offset,
-        })
-    }
-
-    /// `[tokens]`, int32.
-    fn input_tokens(&self, plan: &StepPlan) -> Result<Array, ModelError> {
-        let mut known = Vec::with_capacity(plan.input_tokens());
-        let mut source = Vec::new();
-        for entry in &plan.entries {
-            match &entry.input {
-                Input::Tokens(ids) => {
-                    if let Some(id) = ids.iter().find(|id| **id >= self.info.vocab_size) {
-                        let size = self.info.vocab_size;
-                        return Err(contract(format!("token {id} is outside the vocabulary of {size}")));
-                    }
-                    known.extend(ids.iter().map(|id| id.cast_signed()));
-                }
-                Input::Pending => {
-                    source.resize(known.len(), -1);
-                    source.push(self.pending_row(entry.slot)?);
-                    known.push(0);
-                }
-            }
-        }
-        source.resize(known.len(), -1);
-        let known = indices(known);
-        match &self.last {
-            Some(last) if source.iter().any(|row| *row >= 0) => {
-                with_pending(&known, source, &last.tokens).map_err(backend)
-            }
-            _ => Ok(known),
-        }
-    }
-
-    fn pending_row(&self, slot: SlotId) -> Result<i32, ModelError> {
-        let last = self.last.as_ref().filter(|_| self.limits.pipeline_depth > 0);
-        last.and_then(|last| last.row_of_slot.get(&slot).copied())
-            .ok_or_else(|| contract(format!("slot {} has no pending token", slot.0)))
-    }
-
     fn queue(&mut self, plan: &StepPlan) -> Result<Ticket, ModelError> {
         let hidden = self.run(plan)?;
         let (rows, last_tokens) = sampled_rows(plan);
+        let scorings = scorings(plan);
+        let to_score = (!scorings.is_empty()).then(|| hidden.clone());
         let samples: Vec<_> = rows.iter().map(|(_, sample)| sample.clone()).collect();
         self.last = None;
         let pending = if rows.is_empty() {
@@ -213,36 +145,13 @@ impl LoadedModel {
                 }
             }
         };
-        Ok(Ticket { rows, pending })
+        Ok(Ticket {
+            rows,
+            pending,
+            scorings,
+            hidden: to_score,
+        })
     }
-}
-
-/// `known` where `source` is negative, else the row of `pending` that it names.
-fn with_pending(known: &Array, source: Vec<i32>, pending: &Array) -> Result<Array, Exception> {
-    let source = indices(source);
-    let is_known = source.lt(Array::from_int(0))?;
-    let row = select(&is_known, Array::from_int(0), &source)?;
-    select(&is_known, known, pending.take_axis(&row, 0)?)
-}
-
-/// Whose tokens are chosen, how, and each one's last token of the flat batch.
-fn sampled_rows(plan: &StepPlan) -> (Vec<(SequenceId, Sample)>, Vec<i32>) {
-    let mut rows = Vec::new();
-    let mut last_tokens = Vec::new();
-    let mut end = 0;
-    for entry in &plan.entries {
-        end += entry.input.len();
-        if let Some(sample) = &entry.sample {
-            rows.push((entry.sequence, sample.clone()));
-            last_tokens.push(dim(end - 1));
-        }
-    }
-    (rows, last_tokens)
-}
-
-fn rows_of_slots(plan: &StepPlan) -> HashMap<SlotId, i32> {
-    let sampled = plan.entries.iter().filter(|entry| entry.sample.is_some());
-    sampled.zip(0..).map(|(entry, row)| (entry.slot, row)).collect()
 }
 
 impl Model for LoadedModel {
@@ -277,71 +186,22 @@ impl Model for LoadedModel {
     }
 
     fn wait(&mut self, ticket: Ticket) -> Result<StepOutput, ModelError> {
-        let scratch = &mut self.scratch;
         let sampled = match ticket.pending {
             Pending::Nothing { hidden } => {
                 hidden.eval().map_err(backend)?;
                 Vec::new()
             }
-            Pending::Logits { logits } => {
-                let vocabulary = logits.dim(1).unsigned_abs() as usize;
-                let values = logits
-                    .try_as_slice::<f32>()
-                    .map_err(|error| ModelError::Backend(Box::new(error)))?;
-                let rows = ticket.rows.into_iter().zip(values.chunks_exact(vocabulary));
-                rows.map(|((sequence, sample), logits)| {
-                    let token = host::choose(logits, &sample, scratch);
-                    sampled(sequence, &sample, token, logits)
-                })
-                .collect()
+            Pending::Logits { logits } => read::choose(ticket.rows, &logits, &self.rows)?,
+            Pending::Chosen { chosen, logits } => read::read_chosen(ticket.rows, &chosen, &logits, &self.rows)?,
+        };
+        let scored = match &ticket.hidden {
+            None => Vec::new(),
+            Some(hidden) => {
+                let scored = ticket.scorings.iter().map(|scoring| self.score(hidden, scoring));
+                scored.collect::<Result<_, _>>()?
             }
-            Pending::Chosen { chosen, logits } => read_chosen(ticket.rows, &chosen, &logits)?,
         };
-        Ok(StepOutput {
-            sampled,
-            scored: Vec::new(),
-        })
-    }
-}
-
-/// Reads what the device chose; logits only where log probabilities were asked for.
-fn read_chosen(rows: Vec<(SequenceId, Sample)>, chosen: &Chosen, logits: &Array) -> Result<Vec<Sampled>, ModelError> {
-    let slice = |error| ModelError::Backend(Box::new(error));
-    let tokens = chosen.tokens.try_as_slice::<i32>().map_err(slice)?;
-    let finite = chosen.finite.try_as_slice::<bool>().map_err(slice)?;
-    let vocabulary = logits.dim(1).unsigned_abs() as usize;
-    let mut sampled_rows = Vec::with_capacity(rows.len());
-    for (row, (sequence, sample)) in rows.into_iter().enumerate() {
-        let token = match finite[row] {
-            true => Ok(tokens[row].unsigned_abs()),
-            false => Err(kr_engine::model::SampleError::NotFinite),
-        };
-        let needed = sample.params.logprobs.is_some();
-        let values = if needed {
-            logits.try_as_slice::<f32>().map_err(slice)?
-        } else {
-            &[]
-        };
-        let row_values = values.chunks_exact(vocabulary).nth(row).unwrap_or(&[]);
-        sampled_rows.push(sampled(sequence, &sample, token, row_values));
-    }
-    Ok(sampled_rows)
-}
-
-fn sampled(
-    sequence: SequenceId,
-    sample: &Sample,
-    token: Result<TokenId, kr_engine::model::SampleError>,
-    logits: &[f32],
-) -> Sampled {
-    let logprobs = match token {
-        Ok(chosen) => host::logprobs(logits, sample, chosen),
-        Err(_) => None,
-    };
-    Sampled {
-        sequence,
-        token,
-        logprobs,
+        Ok(StepOutput { sampled, scored })
     }
 }
 
@@ -352,6 +212,13 @@ fn timed(copy: impl FnOnce() -> Result<u64, ModelError>) -> Result<CopyCost, Mod
         bytes,
         elapsed: started.elapsed(),
     })
+}
+
+/// Waits for an array of float32 and returns its elements.
+fn values(array: &Array) -> Result<&[f32], ModelError> {
+    array
+        .try_as_slice::<f32>()
+        .map_err(|error| ModelError::Backend(Box::new(error)))
 }
 
 fn contract(problem: String) -> ModelError {

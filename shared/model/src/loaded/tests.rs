@@ -1,3 +1,6 @@
+mod scores;
+mod seeds;
+
 use std::sync::Arc;
 
 use kr_contract::{SamplingParams, TokenId};
@@ -307,6 +310,8 @@ fn a_plan_that_breaks_the_contract_is_refused() {
         vec![entry(&run(0, 0, &[97]), None)],
         vec![entry(&run(0, 0, &ids[..1]), None), entry(&run(0, 1, &ids[1..2]), None)],
         vec![entry(&run(0, 0, &ids[..1]), Some(penalised))],
+        vec![scores::scored(0, 0, &ids[..5], &ids[1..4])],
+        vec![scores::scored(0, 0, &ids[..2], &[1, 97])],
     ];
     for (number, entries) in plans.into_iter().enumerate() {
         let plan = rig.plan(entries);

@@ -2,10 +2,11 @@
 
 use kr_engine::model::Sample;
 use mlx_rs::error::Result;
-use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp, argmax_axis, put_along_axis, take_along_axis};
+use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis, put_along_axis, take_along_axis};
 use mlx_rs::ops::{exp, maximum, minimum, select, sort_axis};
 use mlx_rs::{Array, Dtype};
 
+use super::adjust::{self, Change};
 use super::uniform;
 use crate::layers::dim;
 use crate::step::indices;
@@ -21,39 +22,75 @@ pub(crate) struct Chosen {
 
 /// `logits`: `[rows, vocabulary]`, float32; `samples`: one for each row.
 pub(crate) fn choose(logits: &Array, samples: &[Sample]) -> Result<Chosen> {
-    let finite = logits.is_finite()?.all_axis(-1, false)?;
-    let logits = adjust(logits, samples)?;
-    let mut tokens = argmax_axis(&logits, -1, false)?.as_dtype(Dtype::Int32)?;
+    let mut finite = logits.is_finite()?.all_axis(-1, false)?;
+    let mut adjusted = logits.clone();
+    if let Some(changes) = Changes::new(samples, logits.dim(1)) {
+        adjusted = changes.apply(logits)?;
+        finite = finite.logical_and(adjusted.max_axis(-1, false)?.is_finite()?)?;
+    }
+    let mut tokens = argmax_axis(&adjusted, -1, false)?.as_dtype(Dtype::Int32)?;
     let sampled: Vec<usize> = (0..samples.len())
         .filter(|row| !samples[*row].params.is_greedy())
         .collect();
     if !sampled.is_empty() {
         let rows = indices(sampled.iter().map(|row| dim(*row)).collect());
-        let chosen = choose_random(&logits.take_axis(&rows, 0)?, &sampled, samples)?;
+        let chosen = choose_random(&adjusted.take_axis(&rows, 0)?, &sampled, samples)?;
         tokens = put_along_axis(&tokens, &rows, &chosen, 0)?;
     }
     Ok(Chosen { tokens, finite })
 }
 
-fn adjust(logits: &Array, samples: &[Sample]) -> Result<Array> {
-    let mut adjusted = logits.clone();
-    let vocabulary = logits.dim(1).unsigned_abs();
-    for (row, sample) in samples.iter().enumerate() {
-        let row = dim(row);
-        for (id, bias) in sample.params.logit_bias.iter().filter(|(id, _)| *id < vocabulary) {
-            let id = id.cast_signed();
-            let raised = adjusted
-                .try_index((row..row + 1, id..id + 1))?
-                .add(Array::from_f32(*bias))?;
-            adjusted.try_index_mut((row..row + 1, id..id + 1), &raised)?;
+/// What happens to single logits, `[changes]` each.
+struct Changes {
+    /// Index into the flat logits.
+    places: Array,
+    bias: Array,
+    repetition_penalty: Array,
+    subtracted: Array,
+    forbidden: Array,
+}
+
+impl Changes {
+    /// `None` where there are none.
+    fn new(samples: &[Sample], vocabulary: i32) -> Option<Self> {
+        let mut places = Vec::new();
+        let mut changes = Vec::new();
+        for (row, sample) in (0..).zip(samples) {
+            for (id, change) in adjust::changes(sample, vocabulary.unsigned_abs()) {
+                places.push(row * vocabulary + id.cast_signed());
+                changes.push(change);
+            }
         }
-        for id in sample.forbidden.iter().filter(|id| **id < vocabulary) {
-            let id = id.cast_signed();
-            let nothing = Array::from_f32(f32::NEG_INFINITY);
-            adjusted.try_index_mut((row..row + 1, id..id + 1), &nothing)?;
+        if changes.is_empty() {
+            return None;
         }
+        let column = |value: fn(&Change) -> f32| {
+            let values: Vec<f32> = changes.iter().map(value).collect();
+            Array::from_slice(&values, &[dim(values.len())])
+        };
+        let forbidden: Vec<bool> = changes.iter().map(|change| change.forbidden).collect();
+        Some(Self {
+            places: indices(places),
+            bias: column(|change| change.bias),
+            repetition_penalty: column(|change| change.repetition_penalty),
+            subtracted: column(|change| change.subtracted),
+            forbidden: Array::from_slice(&forbidden, &[dim(forbidden.len())]),
+        })
     }
-    Ok(adjusted)
+
+    /// As [`adjust::adjust`] does row by row.
+    fn apply(&self, logits: &Array) -> Result<Array> {
+        let flat = logits.flatten(None, None)?;
+        let biased = flat.take_axis(&self.places, 0)?.add(&self.bias)?;
+        let repeated = select(
+            biased.gt(Array::from_f32(0.0))?,
+            biased.divide(&self.repetition_penalty)?,
+            biased.multiply(&self.repetition_penalty)?,
+        )?;
+        let lowered = repeated.subtract(&self.subtracted)?;
+        let changed = select(&self.forbidden, Array::from_f32(f32::NEG_INFINITY), lowered)?;
+        put_along_axis(&flat, &self.places, &changed, 0)?.reshape(logits.shape())
+    }
 }
 
 /// `logits`: `[n, vocabulary]` of the rows `rows` of `samples`. Returns `[n]`, int32.
