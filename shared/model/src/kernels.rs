@@ -3,6 +3,7 @@
 //! graph is computed first.
 
 mod attention;
+mod copy;
 mod gather;
 mod linear;
 mod memory;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use kr_kernels::Machine;
 
 pub(crate) use attention::{NewTokens, Rotary};
+pub(crate) use copy::{CopyRun, copy_runs, unwritten};
 pub(crate) use linear::OwnWeight;
 
 /// Kernels for float32 on the CPU backend. Cloning shares the threads.

@@ -6,10 +6,11 @@
 //! a new one: see [`Stale`].
 
 mod blocks;
+mod rows;
 
 use mlx_rs::error::Result as MlxResult;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
-use mlx_rs::ops::{concatenate, zeros_dtype};
+use mlx_rs::ops::zeros_dtype;
 use mlx_rs::{Array, Dtype, transforms};
 
 use kr_engine::model::{BlockId, BucketId, ModelError, ModelLimits, SlotId};
@@ -27,6 +28,17 @@ pub(crate) enum Stale {
     Unread,
     /// Attention reads whole rows, weighing what the owner did not write with zero: rows are cleared when they are taken.
     Cleared,
+}
+
+/// How KV moves between slots and blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moves {
+    /// By the processor, at once: float32 where our own kernels run.
+    Direct,
+    /// As operations of MLX's graph, waited for.
+    Graph,
+    /// As operations of MLX's graph, queued before the next step.
+    Queued,
 }
 
 /// What one token's KV is made of.
@@ -100,6 +112,7 @@ pub(crate) struct Place {
 pub(crate) struct KvArenas {
     shape: KvShape,
     stale: Stale,
+    moves: Moves,
     /// By bucket.
     arenas: Vec<Arena>,
     /// By layer, then by bucket: what a layer of the model is handed.
@@ -111,7 +124,7 @@ pub(crate) struct KvArenas {
 }
 
 impl KvArenas {
-    pub(crate) fn new(shape: KvShape, limits: &ModelLimits, stale: Stale) -> MlxResult<Self> {
+    pub(crate) fn new(shape: KvShape, limits: &ModelLimits, (stale, moves): (Stale, Moves)) -> MlxResult<Self> {
         let arenas: Vec<_> = limits
             .bucket_tokens
             .iter()
@@ -126,11 +139,12 @@ impl KvArenas {
             .collect::<MlxResult<_>>()?;
         let store = match limits.store_blocks {
             0 => None,
-            count => Some(BlockStore::new(shape, count as usize, limits.block_tokens as usize)?),
+            count => Some(BlockStore::new(shape, count as usize, limits.block_tokens as usize)),
         };
         Ok(Self {
             shape,
             stale,
+            moves,
             arenas,
             layers: vec![empty; shape.layers],
             places: vec![None; limits.max_sequences as usize],
@@ -219,8 +233,13 @@ impl KvArenas {
         let (place, capacity) = self.place(slot)?;
         let store = self.store.as_ref().ok_or(ModelError::NoBlockStore)?;
         let tokens = store.check(blocks, capacity)?;
-        store.copy_in(blocks, place, &mut self.layers).map_err(backend)?;
-        self.evaluate()?;
+        match self.moves {
+            Moves::Direct => store.copy_in(blocks, place, &mut self.layers).map_err(backend)?,
+            Moves::Graph | Moves::Queued => {
+                store.queue_in(blocks, place, &mut self.layers).map_err(backend)?;
+                self.moved(self.arrays())?;
+            }
+        }
         Ok(tokens as u64 * self.shape.bytes_per_token())
     }
 
@@ -232,123 +251,28 @@ impl KvArenas {
         if !start.is_multiple_of(tokens) || start + tokens > capacity {
             return Err(contract(format!("no block of slot {} starts at {start}", slot.0)));
         }
-        store.copy_out(place, start, block, &self.layers).map_err(backend)?;
+        match self.moves {
+            Moves::Direct => store.copy_out(place, start, block, &self.layers),
+            Moves::Graph | Moves::Queued => store.queue_out(place, start, block, &self.layers),
+        }
+        .map_err(memory)?;
+        if let (Moves::Graph | Moves::Queued, Some(store)) = (self.moves, &self.store) {
+            self.moved(store.arrays())?;
+        }
         Ok(tokens as u64 * self.shape.bytes_per_token())
     }
 
-    fn take_row(&mut self, slot: SlotId, bucket: BucketId) -> Result<Place> {
-        let bucket = usize::from(bucket.0);
-        let Some(arena) = self.arenas.get(bucket) else {
-            return Err(contract(format!("there is no bucket {bucket}")));
-        };
-        let free = |wanted| arena.rows.iter().position(|row| *row == wanted);
-        let row = match free(Row::Clean) {
-            Some(row) => row,
-            None => match free(Row::Stale) {
-                Some(row) => {
-                    if self.stale == Stale::Cleared {
-                        self.clear_row(bucket, row).map_err(backend)?;
-                    }
-
-                    row
-                }
-                None => self.grow(bucket)?,
-            },
-        };
-        self.arenas[bucket].rows[row] = Row::Taken(slot);
-        Ok(Place { bucket, row })
+    /// Bytes that the block store has taken so far.
+    #[cfg(test)]
+    pub(crate) fn store_bytes(&self) -> u64 {
+        self.store.as_ref().map_or(0, BlockStore::bytes)
     }
 
-    fn clear_row(&mut self, bucket: usize, row: usize) -> MlxResult<()> {
-        let nothing = Array::from_f32(0.0).as_dtype(self.shape.dtype)?;
-        let row = dim(row);
-        for layer in &mut self.layers {
-            for array in layer[bucket].both() {
-                array.try_index_mut(row..row + 1, &nothing)?;
-                // Of an arena's only row MLX makes a broadcast, which has one element in memory.
-                *array = array.contiguous()?;
-            }
+    fn moved<'a>(&'a self, arrays: impl Iterator<Item = &'a Array>) -> Result<()> {
+        match self.moves {
+            Moves::Queued => transforms::async_eval(arrays).map_err(memory),
+            Moves::Graph | Moves::Direct => transforms::eval(arrays).map_err(memory),
         }
-        Ok(())
-    }
-
-    /// Doubles the rows of `bucket`, as far as the budget allows; returns the first new one.
-    fn grow(&mut self, bucket: usize) -> Result<usize> {
-        let rows = self.arenas[bucket].rows.len();
-        let wanted = rows.max(1).min(self.places.len().saturating_sub(rows).max(1));
-        let row_bytes = self.row_bytes(bucket);
-        if self.arena_bytes() + row_bytes * wanted as u64 > self.budget_bytes {
-            self.shrink_others(bucket).map_err(memory)?;
-        }
-        let room = self.budget_bytes.saturating_sub(self.arena_bytes()) / row_bytes;
-        let added = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
-        if added == 0 {
-            return Err(ModelError::OutOfMemory(format!(
-                "another slot of {} tokens takes {row_bytes} bytes, the KV budget of {} bytes is spent",
-                self.arenas[bucket].capacity, self.budget_bytes
-            )));
-        }
-        let capacity = self.arenas[bucket].capacity;
-        // Layer by layer, so that old and new lie side by side for one layer only.
-        for layer in &mut self.layers {
-            let new = zeros(self.shape, added, capacity).map_err(memory)?;
-            let old = std::mem::replace(&mut layer[bucket], new.clone());
-            if rows > 0 {
-                layer[bucket].keys = concatenate(&[old.keys, new.keys], 0).map_err(memory)?;
-                layer[bucket].values = concatenate(&[old.values, new.values], 0).map_err(memory)?;
-            }
-            transforms::eval(layer[bucket].both().map(|array| &*array)).map_err(memory)?;
-        }
-        self.arenas[bucket].rows.resize(rows + added, Row::Clean);
-        Ok(rows)
-    }
-
-    /// Gives back the free rows of all buckets but `keep`.
-    fn shrink_others(&mut self, keep: usize) -> MlxResult<()> {
-        for bucket in (0..self.arenas.len()).filter(|bucket| *bucket != keep) {
-            let rows = &self.arenas[bucket].rows;
-            let taken: Vec<_> = (0..rows.len())
-                .filter(|row| matches!(rows[*row], Row::Taken(_)))
-                .collect();
-            if taken.len() == rows.len() {
-                continue;
-            }
-            let kept = crate::step::indices(taken.iter().map(|row| dim(*row)).collect());
-            for layer in &mut self.layers {
-                let smaller = match taken.len() {
-                    0 => zeros(self.shape, 0, self.arenas[bucket].capacity)?,
-                    _ => layer[bucket].map(|array| array.take_axis(&kept, 0))?,
-                };
-                layer[bucket] = smaller;
-                if !taken.is_empty() {
-                    transforms::eval(layer[bucket].both().map(|array| &*array))?;
-                }
-            }
-            self.renumber(bucket, &taken);
-        }
-        mlx_rs::memory::clear_cache()
-    }
-
-    fn renumber(&mut self, bucket: usize, taken: &[usize]) {
-        let arena = &mut self.arenas[bucket];
-        arena.rows = taken.iter().map(|row| arena.rows[*row]).collect();
-        for (row, owner) in arena.rows.iter().enumerate() {
-            if let Row::Taken(slot) = owner {
-                self.places[slot.0 as usize] = Some(Place { bucket, row });
-            }
-        }
-    }
-
-    fn row_bytes(&self, bucket: usize) -> u64 {
-        self.arenas[bucket].capacity as u64 * self.shape.bytes_per_token()
-    }
-
-    /// Bytes of all arenas and the store.
-    pub(crate) fn arena_bytes(&self) -> u64 {
-        let arenas: u64 = (0..self.arenas.len())
-            .map(|bucket| self.arenas[bucket].rows.len() as u64 * self.row_bytes(bucket))
-            .sum();
-        arenas + self.store.as_ref().map_or(0, BlockStore::bytes)
     }
 
     /// Fills every row with NaN, as a former owner's broken sequence would leave it.

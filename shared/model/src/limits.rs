@@ -7,14 +7,25 @@ use crate::options::LoadOptions;
 
 /// Capacity of the shortest slots.
 const FIRST_BUCKET_TOKENS: u32 = 256;
+/// Share of the budget that the block store may take by default: one in so many.
+const STORE_SHARE: u64 = 4;
+const MAX_STORE_BLOCKS: u64 = 1 << 20;
 
 /// `bytes_per_token` is KV's; `context_tokens` the model's own limit.
 pub(crate) fn limits(options: &LoadOptions, context_tokens: u32, bytes_per_token: u64) -> Result<ModelLimits> {
-    let store_bytes = u64::from(options.store_blocks) * u64::from(options.block_tokens) * bytes_per_token;
-    let slots_bytes = options.kv_budget_bytes.saturating_sub(store_bytes);
-    let fitting = slots_bytes / bytes_per_token;
     let wanted = options.max_context_tokens.unwrap_or(context_tokens).min(context_tokens);
     let smallest = FIRST_BUCKET_TOKENS.min(wanted);
+    let block_bytes = u64::from(options.block_tokens) * bytes_per_token;
+    let store_blocks = options.store_blocks.unwrap_or_else(|| {
+        default_store(
+            options.kv_budget_bytes,
+            block_bytes,
+            u64::from(smallest) * bytes_per_token,
+        )
+    });
+    let store_bytes = u64::from(store_blocks) * block_bytes;
+    let slots_bytes = options.kv_budget_bytes.saturating_sub(store_bytes);
+    let fitting = slots_bytes / bytes_per_token;
     if fitting < u64::from(smallest) {
         return Err(Error::KvBudget {
             budget: options.kv_budget_bytes,
@@ -31,9 +42,18 @@ pub(crate) fn limits(options: &LoadOptions, context_tokens: u32, bytes_per_token
         kv_bytes_per_token: bytes_per_token,
         kv_budget_bytes: slots_bytes,
         block_tokens: options.block_tokens,
-        store_blocks: options.store_blocks,
+        store_blocks,
         pipeline_depth: options.pipeline_depth.unwrap_or(0),
     })
+}
+
+/// As many blocks as a quarter of the budget holds, none where the rest would not hold a slot.
+fn default_store(budget: u64, block_bytes: u64, slot_bytes: u64) -> u32 {
+    let share = budget / STORE_SHARE;
+    if budget - share < slot_bytes {
+        return 0;
+    }
+    u32::try_from((share / block_bytes).min(MAX_STORE_BLOCKS)).unwrap_or(0)
 }
 
 /// Doubling capacities, the last one exactly the context.
@@ -65,13 +85,29 @@ mod tests {
     fn the_context_shrinks_to_what_the_budget_holds() {
         let options = LoadOptions {
             kv_budget_bytes: 700 * 1024,
-            store_blocks: 2,
+            store_blocks: Some(2),
             block_tokens: 50,
             ..LoadOptions::default()
         };
         let limits = limits(&options, 8192, 1024).unwrap();
         assert_eq!(limits.context_tokens, 600);
         assert_eq!(limits.kv_budget_bytes, 600 * 1024);
+    }
+
+    #[test]
+    fn the_store_takes_a_quarter_of_the_budget_unless_told() {
+        let of = |kv_budget_bytes, store_blocks| {
+            let options = LoadOptions {
+                kv_budget_bytes,
+                store_blocks,
+                ..LoadOptions::default()
+            };
+            let limits = limits(&options, 8192, 1024).unwrap();
+            (limits.store_blocks, limits.kv_budget_bytes)
+        };
+        assert_eq!(of(64 << 20, None), (512, 48 << 20));
+        assert_eq!(of(64 << 20, Some(0)), (0, 64 << 20));
+        assert_eq!(of(300 << 10, None), (0, 300 << 10));
     }
 
     #[test]

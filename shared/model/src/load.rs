@@ -10,7 +10,7 @@ use crate::digest;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Backend, Numerics, fingerprint};
 use crate::kernels::{self, OwnKernels};
-use crate::kv::{KvArenas, KvShape, Stale};
+use crate::kv::{KvArenas, KvShape, Moves, Stale};
 use crate::layers::LayerLoader;
 use crate::limits::limits;
 use crate::loaded::{LoadedModel, Parts};
@@ -138,8 +138,12 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         model_digest,
         tokenizer_digest,
     };
-    let stale = if own.is_some() { Stale::Unread } else { Stale::Cleared };
-    let kv = KvArenas::new(shape, &limits, stale)?;
+    let kept = match (&own, backend) {
+        (Some(_), _) => (Stale::Unread, Moves::Direct),
+        (None, Backend::Cpu) => (Stale::Cleared, Moves::Graph),
+        (None, _) => (Stale::Cleared, Moves::Queued),
+    };
+    let kv = KvArenas::new(shape, &limits, kept)?;
     Ok(LoadedModel::new(Parts {
         decoder,
         kv,

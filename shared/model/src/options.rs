@@ -94,8 +94,8 @@ pub struct LoadOptions {
     pub max_context_tokens: Option<u32>,
     /// Tokens in one block of the block store.
     pub block_tokens: u32,
-    /// Blocks of the block store, taken from the budget; 0 keeps none.
-    pub store_blocks: u32,
+    /// Blocks of the block store, taken from the budget; `None` is as many as a quarter of it holds, 0 keeps none.
+    pub store_blocks: Option<u32>,
     /// Steps in flight beside the one that is waited for: 0 or 1. `None` is 0 on the CPU and 1 on a GPU.
     pub pipeline_depth: Option<u32>,
     /// Which implementation computes.
@@ -112,7 +112,7 @@ impl Default for LoadOptions {
             kv_budget_bytes: 2 << 30,
             max_context_tokens: None,
             block_tokens: 32,
-            store_blocks: 0,
+            store_blocks: None,
             pipeline_depth: None,
             kernels: Kernels::Auto,
             threads: None,
@@ -138,7 +138,12 @@ impl LoadOptions {
         };
         within("max_sequences", self.max_sequences, 1..=4096, "1 to 4096")?;
         within("block_tokens", self.block_tokens, 1..=1024, "1 to 1024")?;
-        within("store_blocks", self.store_blocks, 0..=1 << 20, "0 to 1048576")?;
+        within(
+            "store_blocks",
+            self.store_blocks.unwrap_or(0),
+            0..=1 << 20,
+            "0 to 1048576",
+        )?;
         within("threads", self.threads.unwrap_or(1), 1..=1024, "1 to 1024")?;
         within("pipeline_depth", self.pipeline_depth.unwrap_or(0), 0..=1, "0 or 1")?;
         within(

@@ -10,7 +10,7 @@ fn options(kernels: Kernels, rows: u64) -> LoadOptions {
     LoadOptions {
         kernels,
         kv_budget_bytes: rows * 256 * 1024,
-        store_blocks: 0,
+        store_blocks: Some(0),
         ..LoadOptions::default()
     }
 }
@@ -150,7 +150,7 @@ fn a_prefix_copied_through_blocks_serves_another_slot() {
     for kernels in KERNELS {
         let (ids, logits) = expected("llama-tied");
         let with_store = LoadOptions {
-            store_blocks: 5,
+            store_blocks: Some(5),
             block_tokens: 8,
             ..options(kernels, 8)
         };
@@ -170,10 +170,84 @@ fn a_prefix_copied_through_blocks_serves_another_slot() {
     }
 }
 
+/// Five blocks of eight tokens, three in a segment.
+fn with_store(kernels: Kernels) -> LoadOptions {
+    LoadOptions {
+        store_blocks: Some(5),
+        block_tokens: 8,
+        ..options(kernels, 8)
+    }
+}
+
+#[test]
+fn blocks_of_several_segments_make_one_prefix() {
+    for kernels in KERNELS {
+        let (ids, logits) = expected("llama-tied");
+        let mut rig = Rig::new(&fixture("llama-tied"), &with_store(kernels));
+        rig.acquire(0, 0);
+        rig.acquire(1, 0);
+        rig.logits(&[run(0, 0, &ids[..39])]);
+        let blocks = [4, 0, 3, 2].map(BlockId);
+        for (start, block) in (0..).step_by(8).zip(blocks) {
+            rig.model.copy_out(SlotId(0), start, block).unwrap();
+        }
+        rig.model.copy_in(SlotId(1), &blocks).unwrap();
+        assert_close(&rig.logits(&[run(1, 32, &ids[32..])])[0], &logits[32..], TOLERANCE);
+        // The first slot and the store are as they were.
+        assert_close(&rig.logits(&[run(0, 39, &ids[39..])])[0], &logits[39..], TOLERANCE);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_prefix_from_the_store_changes_no_bit() {
+    let (ids, _) = expected("llama-untied");
+    let mut rig = Rig::new(&fixture("llama-untied"), &with_store(Kernels::Auto));
+    for slot in 0..3 {
+        rig.acquire(slot, 0);
+    }
+    let alone = rig.logits(&[run(0, 0, &ids)]).remove(0);
+    rig.logits(&[run(1, 0, &ids[..16])]);
+    let blocks = [BlockId(3), BlockId(1)];
+    rig.model.copy_out(SlotId(1), 0, blocks[0]).unwrap();
+    rig.model.copy_out(SlotId(1), 8, blocks[1]).unwrap();
+    rig.model.copy_in(SlotId(2), &blocks).unwrap();
+    let hit = rig.logits(&[run(2, 16, &ids[16..])]).remove(0);
+    assert!(hit == alone[16..], "the copied prefix leads to other logits");
+}
+
+#[test]
+fn the_store_takes_memory_as_blocks_are_written() {
+    let mut rig = Rig::new(&fixture("llama-tied"), &with_store(Kernels::Auto));
+    rig.acquire(0, 0);
+    assert_eq!(rig.model.kv.store_bytes(), 0);
+    rig.model.copy_out(SlotId(0), 0, BlockId(4)).unwrap();
+    assert_eq!(rig.model.kv.store_bytes(), 24 << 10);
+    rig.model.copy_out(SlotId(0), 0, BlockId(3)).unwrap();
+    assert_eq!(rig.model.kv.store_bytes(), 24 << 10);
+    assert!(rig.model.copy_in(SlotId(0), &[BlockId(0)]).is_err(), "never written");
+}
+
+#[test]
+fn copies_leave_slots_where_they_are() {
+    for kernels in KERNELS {
+        let mut rig = Rig::new(&fixture("llama-tied"), &with_store(kernels));
+        rig.acquire(0, 0);
+        rig.acquire(1, 0);
+        let (ids, _) = expected("llama-tied");
+        rig.sample_greedy(&[run(0, 0, &ids[..9]), run(1, 0, &ids[..9])]);
+        rig.model.copy_out(SlotId(0), 0, BlockId(0)).unwrap();
+        let before = rig.model.kv_addresses();
+        rig.model.copy_out(SlotId(1), 0, BlockId(1)).unwrap();
+        rig.model.copy_in(SlotId(1), &[BlockId(0), BlockId(1)]).unwrap();
+        assert_eq!(rig.model.kv_addresses(), before, "{kernels:?}");
+    }
+}
+
 #[test]
 fn copies_outside_store_and_slot_are_refused() {
     let with_store = LoadOptions {
-        store_blocks: 2,
+        store_blocks: Some(2),
         block_tokens: 8,
         ..options(Kernels::Auto, 8)
     };

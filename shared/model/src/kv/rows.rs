@@ -1,0 +1,133 @@
+//! Rows of arenas: which are free, and how many there are.
+
+use mlx_rs::error::Result as MlxResult;
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexMutOp;
+use mlx_rs::{Array, transforms};
+
+use kr_engine::model::{BucketId, ModelError, SlotId};
+
+use super::{KvArenas, Place, Result, Row, Stale, backend, contract, memory, zeros};
+use crate::layers::dim;
+
+/// Share of the budget that a bucket's first rows may take: one in so many.
+const STEP: u64 = 16;
+
+impl KvArenas {
+    pub(super) fn take_row(&mut self, slot: SlotId, bucket: BucketId) -> Result<Place> {
+        let bucket = usize::from(bucket.0);
+        let Some(arena) = self.arenas.get(bucket) else {
+            return Err(contract(format!("there is no bucket {bucket}")));
+        };
+        let free = |wanted| arena.rows.iter().position(|row| *row == wanted);
+        let row = match free(Row::Clean) {
+            Some(row) => row,
+            None => match free(Row::Stale) {
+                Some(row) => {
+                    if self.stale == Stale::Cleared {
+                        self.clear_row(bucket, row).map_err(backend)?;
+                    }
+
+                    row
+                }
+                None => self.grow(bucket)?,
+            },
+        };
+        self.arenas[bucket].rows[row] = Row::Taken(slot);
+        Ok(Place { bucket, row })
+    }
+
+    fn clear_row(&mut self, bucket: usize, row: usize) -> MlxResult<()> {
+        let nothing = Array::from_f32(0.0).as_dtype(self.shape.dtype)?;
+        let row = dim(row);
+        for layer in &mut self.layers {
+            for array in layer[bucket].both() {
+                array.try_index_mut(row..row + 1, &nothing)?;
+                // Of an arena's only row MLX makes a broadcast, which has one element in memory.
+                *array = array.contiguous()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds rows to `bucket`, as far as the budget allows: as many as it has, and at first a [`STEP`] of the budget, so that a
+    /// growing batch rarely waits for its arena to be moved. Returns the first new one.
+    fn grow(&mut self, bucket: usize) -> Result<usize> {
+        let rows = self.arenas[bucket].rows.len();
+        let step = self.budget_bytes / STEP / self.row_bytes(bucket);
+        let step = usize::try_from(step).unwrap_or(usize::MAX);
+        let wanted = rows.max(step).max(1).min(self.places.len().saturating_sub(rows).max(1));
+        let row_bytes = self.row_bytes(bucket);
+        if self.arena_bytes() + row_bytes * wanted as u64 > self.budget_bytes {
+            self.shrink_others(bucket).map_err(memory)?;
+        }
+        let room = self.budget_bytes.saturating_sub(self.arena_bytes()) / row_bytes;
+        let added = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
+        if added == 0 {
+            return Err(ModelError::OutOfMemory(format!(
+                "another slot of {} tokens takes {row_bytes} bytes, the KV budget of {} bytes is spent",
+                self.arenas[bucket].capacity, self.budget_bytes
+            )));
+        }
+        let capacity = self.arenas[bucket].capacity;
+        // Layer by layer, so that old and new lie side by side for one layer only.
+        for layer in &mut self.layers {
+            let new = zeros(self.shape, added, capacity).map_err(memory)?;
+            let old = std::mem::replace(&mut layer[bucket], new.clone());
+            if rows > 0 {
+                layer[bucket].keys = concatenate(&[old.keys, new.keys], 0).map_err(memory)?;
+                layer[bucket].values = concatenate(&[old.values, new.values], 0).map_err(memory)?;
+            }
+            transforms::eval(layer[bucket].both().map(|array| &*array)).map_err(memory)?;
+        }
+        self.arenas[bucket].rows.resize(rows + added, Row::Clean);
+        Ok(rows)
+    }
+
+    /// Gives back the free rows of all buckets but `keep`.
+    fn shrink_others(&mut self, keep: usize) -> MlxResult<()> {
+        for bucket in (0..self.arenas.len()).filter(|bucket| *bucket != keep) {
+            let rows = &self.arenas[bucket].rows;
+            let taken: Vec<_> = (0..rows.len())
+                .filter(|row| matches!(rows[*row], Row::Taken(_)))
+                .collect();
+            if taken.len() == rows.len() {
+                continue;
+            }
+            let kept = crate::step::indices(taken.iter().map(|row| dim(*row)).collect());
+            for layer in &mut self.layers {
+                let smaller = match taken.len() {
+                    0 => zeros(self.shape, 0, self.arenas[bucket].capacity)?,
+                    _ => layer[bucket].map(|array| array.take_axis(&kept, 0))?,
+                };
+                layer[bucket] = smaller;
+                if !taken.is_empty() {
+                    transforms::eval(layer[bucket].both().map(|array| &*array))?;
+                }
+            }
+            self.renumber(bucket, &taken);
+        }
+        mlx_rs::memory::clear_cache()
+    }
+
+    fn renumber(&mut self, bucket: usize, taken: &[usize]) {
+        let arena = &mut self.arenas[bucket];
+        arena.rows = taken.iter().map(|row| arena.rows[*row]).collect();
+        for (row, owner) in arena.rows.iter().enumerate() {
+            if let Row::Taken(slot) = owner {
+                self.places[slot.0 as usize] = Some(Place { bucket, row });
+            }
+        }
+    }
+
+    fn row_bytes(&self, bucket: usize) -> u64 {
+        self.arenas[bucket].capacity as u64 * self.shape.bytes_per_token()
+    }
+
+    /// Bytes of all arenas.
+    pub(crate) fn arena_bytes(&self) -> u64 {
+        (0..self.arenas.len())
+            .map(|bucket| self.arenas[bucket].rows.len() as u64 * self.row_bytes(bucket))
+            .sum()
+    }
+}
