@@ -10,7 +10,7 @@ PROGRAMS := -p kr-router -p kr-worker -p kr-cli
 XTASK := cargo xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help packages setup build demo serve test check bench bench-peers fuzz clean
+.PHONY: help packages setup build demo serve test check bench bench-peers profile fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: build ## Measure the release with kr bench; ARGS="--concurrency 16 …"
 
 bench-peers: build ## Measure kr and mlx-lm's BatchGenerator on the same model, in turn
 	@$(XTASK) bench-peers
+
+profile: build ## Break decode and prefill steps of the demo model into named parts
+	@$(XTASK) profile
 
 fuzz: ## Look for GGUF headers that break the reader, for SECONDS_TO_FUZZ (60); needs cargo-fuzz
 	@mkdir -p shared/gguf/fuzz/corpus/header

@@ -10,13 +10,14 @@ mod environment;
 mod mlx;
 mod peers;
 mod process;
+mod profile;
 mod prometheus;
 mod protos;
 mod publish;
 mod service;
 mod tools;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -74,6 +75,11 @@ enum Command {
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
         rounds: u8,
     },
+    /// Break steps of the demo model into named parts, and print a table.
+    Profile {
+        /// Models to profile in place of the demo model's two forms.
+        folders: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -96,5 +102,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve { arguments } => demo::serve(&arguments),
         Command::Bench { arguments } => demo::bench(&arguments),
         Command::BenchPeers { rounds } => peers::compare(rounds.into()),
+        Command::Profile { folders } => profile::run(&folders),
     }
 }

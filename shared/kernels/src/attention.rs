@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use crate::Machine;
 use crate::instructions::dispatched;
 use crate::lanes::{LANES, Lanes};
+use crate::profile::{Part, measure};
 use crate::tile::{Ahead, dot_products};
 
 pub use head::{HeadNorm, Preparation};
@@ -111,6 +112,7 @@ pub struct Writing<'a> {
 /// # Panics
 /// When a span lies outside the batch, the cache or the table of angles.
 pub fn write_keys(machine: &Machine, writing: Writing<'_>, preparation: Preparation<'_>, keys: &mut [f32]) {
+    let _measure = measure(Part::KvWrite);
     preparation.check(writing.cache.head_dim);
     let Writing { cache, spans, new } = writing;
     cache.scatter(spans, new, keys, |position, key, place| {
@@ -123,6 +125,7 @@ pub fn write_keys(machine: &Machine, writing: Writing<'_>, preparation: Preparat
 /// # Panics
 /// When a span lies outside the batch or the cache.
 pub fn write_values(writing: Writing<'_>, values: &mut [f32]) {
+    let _measure = measure(Part::KvWrite);
     let Writing { cache, spans, new } = writing;
     cache.scatter(spans, new, values, |_, value, place| place.copy_from_slice(value));
 }
@@ -155,6 +158,7 @@ impl Attention<'_> {
     /// # Panics
     /// When a span lies outside the batch, the cache or the table of angles, or lengths do not agree.
     pub fn run(&self, machine: &Machine, spans: &[Span], out: &mut [f32]) {
+        let _measure = measure(Part::Attention);
         let CacheShape { kv_heads, head_dim, .. } = self.cache;
         let count = self.q.tokens();
         assert!(self.heads.is_multiple_of(kv_heads) && self.window != Some(0));

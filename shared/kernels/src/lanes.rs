@@ -49,6 +49,14 @@ pub(crate) trait Lanes: Copy {
 
     fn to_array(self) -> [f32; LANES];
 
+    /// Reads the first eight values.
+    #[inline(always)]
+    fn from_slice(values: &[f32]) -> Self {
+        assert!(values.len() >= LANES);
+        // SAFETY: as many values are there.
+        unsafe { Self::load(values.as_ptr()) }
+    }
+
     /// The sum of all lanes: halves, then halves of halves.
     #[inline(always)]
     fn sum(self) -> f32 {

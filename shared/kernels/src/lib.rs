@@ -11,9 +11,11 @@ mod attention;
 mod exponential;
 mod instructions;
 mod lanes;
+pub mod limits;
 mod linear;
 mod norm;
 mod pool;
+pub mod profile;
 mod tile;
 
 pub use attention::{

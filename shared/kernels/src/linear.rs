@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::Machine;
 use crate::activation::gate_elements;
+use crate::profile::{Part, measure};
 use crate::tile::{TILE_OUTPUTS, Tile, tile_products};
 
 /// A layer's weights.
@@ -58,6 +59,7 @@ impl Rows<'_> {
 /// # Panics
 /// When the slices' lengths do not agree.
 pub fn linear(machine: &Machine, x: Rows<'_>, weights: &[Weight<'_>], residual: Option<&[f32]>, out: &mut [f32]) {
+    let _measure = measure(Part::Linear);
     let mut tiles = Vec::new();
     let mut width = 0;
     for weight in weights {
@@ -90,6 +92,7 @@ pub fn linear(machine: &Machine, x: Rows<'_>, weights: &[Weight<'_>], residual: 
 /// # Panics
 /// When the slices' lengths do not agree.
 pub fn gated(machine: &Machine, x: Rows<'_>, [gate, up]: [Weight<'_>; 2], out: &mut [f32]) {
+    let _measure = measure(Part::Gated);
     let width = gate.outputs(x.width);
     assert_eq!(up.outputs(x.width), width);
     let tiles: Vec<_> = tile_columns(width).collect();
@@ -151,7 +154,7 @@ thread_local! {
 }
 
 /// An output that is written by several threads, each to columns of its own.
-struct SharedRows {
+pub(crate) struct SharedRows {
     values: *mut f32,
     rows: usize,
     width: usize,
@@ -161,7 +164,7 @@ struct SharedRows {
 unsafe impl Sync for SharedRows {}
 
 impl SharedRows {
-    fn new(values: &mut [f32], rows: usize, width: usize) -> Self {
+    pub(crate) fn new(values: &mut [f32], rows: usize, width: usize) -> Self {
         assert_eq!(values.len(), rows * width);
         Self {
             values: values.as_mut_ptr(),
@@ -173,7 +176,7 @@ impl SharedRows {
     /// # Safety
     /// Nobody else uses these columns of this row, and the output outlives the result.
     #[expect(clippy::mut_from_ref, reason = "disjoint parts, the caller's promise")]
-    unsafe fn columns(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+    pub(crate) unsafe fn columns(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
         assert!(row < self.rows && columns.end <= self.width);
         // SAFETY: within the output, as just checked; the rest is the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.values.add(row * self.width + columns.start), columns.len()) }

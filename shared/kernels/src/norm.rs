@@ -4,12 +4,14 @@
 use crate::Machine;
 use crate::instructions::dispatched;
 use crate::lanes::{LANES, Lanes};
+use crate::profile::{Part, measure};
 
 /// Computes `x / sqrt(mean(x²) + eps) * weight` for every row of `x` into `out`; rows have the length of `weight`.
 ///
 /// # Panics
 /// When the slices' lengths do not agree.
 pub fn rms_norm(machine: &Machine, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let _measure = measure(Part::Norm);
     assert_eq!(x.len(), out.len());
     assert!(x.len().is_multiple_of(weight.len()));
     for (row, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {

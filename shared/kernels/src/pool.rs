@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::profile::{Part, measure};
+
 /// Looks at the work counter without giving way, before giving way between looks.
 const BUSY_LOOKS: u32 = 4000;
 /// Looks in all before a thread sleeps: some 200 µs on an idle processor.
@@ -126,6 +128,7 @@ struct Close<'a>(&'a Shared);
 impl Drop for Close<'_> {
     fn drop(&mut self) {
         self.0.epoch.fetch_add(1, SeqCst);
+        let _measure = measure(Part::PoolWait);
         let mut looks = 0;
         while self.0.inside.load(SeqCst) > 0 {
             pause(looks);

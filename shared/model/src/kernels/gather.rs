@@ -1,5 +1,6 @@
 //! Rows of a matrix.
 
+use kr_kernels::profile::{Part, measure};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
@@ -12,6 +13,7 @@ impl OwnKernels {
     /// # Errors
     /// When an index is none of a row.
     pub(crate) fn rows(&self, matrix: &Array, indices: &Array) -> Result<Array> {
+        let _measure = measure(Part::Gather);
         let width = matrix.dim(1).unsigned_abs() as usize;
         let mut out = fresh::<f32>(&[indices.dim(0), matrix.dim(1)])?;
         let (source, indices) = (read::<f32>(matrix)?, read::<i32>(indices)?);
