@@ -48,6 +48,7 @@ pub(crate) fn start(config: &Config) -> Result<Starting, kr_engine::Error> {
             max_step_tokens: limits.max_step_tokens,
             max_sequences: limits.max_sequences,
             max_waiting: limits.max_waiting,
+            ..SchedulerConfig::default()
         },
         ..EngineConfig::default()
     };

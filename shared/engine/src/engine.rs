@@ -3,6 +3,7 @@
 
 mod handle;
 mod report;
+pub(crate) mod slots;
 mod step;
 
 #[cfg(test)]
@@ -150,6 +151,7 @@ impl<M: Model> Engine<M> {
                 Some(step) => self.complete(step)?,
                 None => self.deliver_notices(),
             }
+            self.free_slots()?;
         }
         self.settle()?;
         self.deliver_notices();
@@ -192,8 +194,12 @@ impl<M: Model> Engine<M> {
                 // No frame of the new session may speak of the old one's sequences: their ids may be the same.
                 self.settle()?;
                 self.session = Some(Session { id: session, sink });
+                self.scheduler.restate_blocks();
             }
-            Command::Detach { session } if self.is_current(session) => self.end_session(),
+            Command::Detach { session } if self.is_current(session) => {
+                self.end_session();
+                self.free_slots()?;
+            }
             Command::Admit { session, request } if self.is_current(session) => self.admit(request),
             Command::Cancel { session, id } if self.is_current(session) => {
                 self.notices.sequences.extend(self.scheduler.cancel(id, Instant::now()));
@@ -230,7 +236,6 @@ impl<M: Model> Engine<M> {
         self.session = None;
         self.scheduler.end_all(FinishReason::Cancelled, None, Instant::now());
         self.notices = Notices::default();
-        self.free_slots();
     }
 
     fn end_drained(&mut self) {

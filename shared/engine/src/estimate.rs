@@ -58,6 +58,23 @@ impl StepEstimate {
             .clamp(SHORTEST, LONGEST)
     }
 
+    /// Returns how many prefilled tokens are expected to take no longer than `duration`, beside whatever else a step does.
+    #[must_use]
+    pub fn prefill_within(&self, duration: Duration) -> u32 {
+        let per_token = self.coefficients[2] * SCALE[2];
+        if per_token <= 0.0 {
+            return u32::MAX;
+        }
+        let tokens = (duration.as_secs_f64() / per_token).min(f64::from(u32::MAX));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and u32::MAX"
+        )]
+        let tokens = tokens as u32;
+        tokens
+    }
+
     /// Solves the normal equations. The guess's weight on the diagonal keeps them solvable.
     fn fit(&self) -> [f64; TERMS] {
         let mut left = self.moments;

@@ -100,12 +100,17 @@ pub struct Load {
     pub running: u32,
     /// Sequences admitted that have none yet.
     pub waiting: u32,
-    /// Running sequences whose prompt is not computed yet.
+    /// Running sequences whose prompt is not computed yet, or not again.
     pub prefilling: u32,
-    /// Prompt and emitted tokens still to compute, those of open steps and of sequences without a slot included.
+    /// Known tokens still to compute, those of open steps and of sequences without a slot included; what the prefix cache
+    /// will spare a waiting one is not deducted.
     pub pending_prefill_tokens: u64,
-    /// Bytes of KV reserved: for each slot what its sequence may grow to.
+    /// Bytes of KV that slots take.
     pub kv_used_bytes: u64,
-    /// Bytes of KV there are.
+    /// Bytes of KV that slots may take.
     pub kv_budget_bytes: u64,
+    /// Blocks of the prefix cache in use.
+    pub cached_blocks: u32,
+    /// Blocks the prefix cache can hold; 0 where there is none.
+    pub store_blocks: u32,
 }

@@ -4,7 +4,8 @@
 //! # Layout
 //! - [`model`]: what the engine asks of a model (the trait `kr-model` implements).
 //! - [`SequenceRequest`] and [`Reject`]: what goes in, and why not. [`frame`]: what comes out, once per step.
-//! - [`scheduler`]: the pure state machine. Time is an argument; no thread, no channel.
+//! - [`scheduler`]: the pure state machine. Time is an argument; no thread, no channel. `prefix_cache` is its book of what
+//!   lies in the model's block store.
 //! - [`Engine`]: the loop on the thread that owns the model; [`EngineHandle`] and [`EngineSession`] talk to it.
 //! - [`estimate`]: how long the next step will take.
 //! - [`fake`]: a model without arrays, for tests and for load tests of everything around the model.
@@ -17,6 +18,7 @@ pub mod estimate;
 pub mod fake;
 pub mod frame;
 pub mod model;
+mod prefix_cache;
 mod request;
 pub mod scheduler;
 

@@ -3,27 +3,41 @@
 //!
 //! One turn is [`Scheduler::plan`], the [`SlotAction`]s in order, submit, wait, [`Scheduler::apply`]. With a pipeline depth
 //! of 1 the next turn's plan may come before this turn's apply.
+//!
+//! KV is given out by real use: a sequence starts in the shortest slot that holds what is known of it and grows. Where
+//! memory runs out, the newest running sequence is preempted and computed again later; one that was preempted often enough
+//! keeps a slot for its whole length, so that everything admitted finishes.
 
+mod action;
 mod apply;
 mod budget;
+mod hold;
+mod journal;
 mod plan;
+mod preempt;
+mod save;
 mod sequence;
+mod start;
 
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use kr_contract::{FinishReason, SequenceId};
+use kr_contract::{BlockHash, FinishReason, SequenceId};
 
+use crate::estimate::StepEstimate;
 use crate::frame::{Finish, Load, SequenceUpdate};
-use crate::model::{BucketId, CopyCost, ModelLimits, SlotId};
+use crate::model::ModelLimits;
+use crate::prefix_cache::PrefixCache;
 use crate::{Reject, SequenceRequest};
 
+pub use action::SlotAction;
 pub use apply::{Applied, OutputMismatch};
 use budget::{KvBudget, SlotPool};
+use hold::Promises;
 use plan::OpenStep;
 use sequence::{Sequence, Turn};
 
@@ -36,6 +50,11 @@ pub struct SchedulerConfig {
     pub max_sequences: u32,
     /// Sequences that may wait for a slot.
     pub max_waiting: u32,
+    /// How long a step may take while sequences decode: prompts share in it only as far as that allows. Where twice the
+    /// time of the decodes alone is longer, that counts: prompts then take half of the step. `None` is no bound.
+    pub decode_step_target: Option<Duration>,
+    /// Times a sequence may lose its slot to older ones. From then on it keeps a slot for its whole length.
+    pub max_preemptions: u32,
 }
 
 impl Default for SchedulerConfig {
@@ -44,38 +63,11 @@ impl Default for SchedulerConfig {
             max_step_tokens: 512,
             max_sequences: 64,
             max_waiting: 1024,
+            // Ten tokens a second is about twice as fast as people read.
+            decode_step_target: Some(Duration::from_millis(100)),
+            max_preemptions: 3,
         }
     }
-}
-
-/// What to do with a slot, in this order, before the plan is submitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SlotAction {
-    /// [`Model::acquire`](crate::model::Model::acquire).
-    Acquire {
-        /// For whom.
-        sequence: SequenceId,
-        /// Which slot.
-        slot: SlotId,
-        /// Its first capacity.
-        bucket: BucketId,
-    },
-    /// [`Model::promote`](crate::model::Model::promote). A step that is still open may use the slot: the copy comes after it.
-    Promote {
-        /// For whom.
-        sequence: SequenceId,
-        /// Which slot.
-        slot: SlotId,
-        /// Its next capacity.
-        bucket: BucketId,
-        /// Positions below this are kept.
-        written: u32,
-    },
-    /// [`Model::release`](crate::model::Model::release). No open step uses the slot.
-    Release {
-        /// Which slot.
-        slot: SlotId,
-    },
 }
 
 /// How large a step is.
@@ -93,8 +85,12 @@ pub struct Scheduler {
     limits: ModelLimits,
     max_step_tokens: u32,
     max_waiting: u32,
+    max_preemptions: u32,
+    decode_step_target: Option<Duration>,
     budget: KvBudget,
     slots: SlotPool,
+    cache: PrefixCache,
+    promises: Promises,
     waiting: BTreeMap<Turn, Sequence>,
     /// Hold a slot; in the order they got it.
     running: Vec<Sequence>,
@@ -102,8 +98,12 @@ pub struct Scheduler {
     leaving: Vec<Sequence>,
     /// Planned and not applied, oldest first.
     open: VecDeque<OpenStep>,
-    actions: Vec<SlotAction>,
+    actions: VecDeque<SlotAction>,
     arrivals: u64,
+    /// Slots given back so far.
+    releases: u64,
+    /// What `releases` was when the model had no memory for a slot.
+    starved_at: Option<u64>,
     step: u64,
 }
 
@@ -121,20 +121,31 @@ impl Scheduler {
         Self {
             max_step_tokens,
             max_waiting: config.max_waiting.max(1),
+            max_preemptions: config.max_preemptions,
+            decode_step_target: config.decode_step_target,
             budget: KvBudget::new(limits.kv_budget_bytes),
             slots: SlotPool::new(max_sequences),
+            cache: PrefixCache::new(limits.store_blocks),
+            promises: Promises::default(),
             waiting: BTreeMap::new(),
             running: Vec::new(),
             leaving: Vec::new(),
             open: VecDeque::new(),
-            actions: Vec::new(),
+            actions: VecDeque::new(),
             arrivals: 0,
+            releases: 0,
+            starved_at: None,
             step: 0,
             limits,
         }
     }
 
-    /// Takes a sequence; it waits until a slot and KV for its whole length are free.
+    /// Goes on numbering after `step`, which the model has run already.
+    pub(crate) fn number_after(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// Takes a sequence; it waits until a slot that holds its known tokens is free.
     ///
     /// # Errors
     /// See [`Reject`]; nothing has changed.
@@ -145,7 +156,7 @@ impl Scheduler {
             arrival: self.arrivals,
         };
         self.arrivals += 1;
-        let sequence = Sequence::new(request, turn, self.limits.context_tokens, now);
+        let sequence = Sequence::new(request, turn, &self.limits, now);
         self.waiting.insert(turn, sequence);
         Ok(())
     }
@@ -197,16 +208,14 @@ impl Scheduler {
         turns.into_iter().filter_map(end).collect()
     }
 
-    /// Takes the slot actions decided since the last call; they are to be performed in this order, before the next submit.
-    pub fn take_slot_actions(&mut self) -> Vec<SlotAction> {
-        std::mem::take(&mut self.actions)
+    /// Returns the prefix blocks that can be hit, and those that no longer can, since the last call.
+    pub fn take_block_changes(&mut self) -> (Vec<BlockHash>, Vec<BlockHash>) {
+        self.cache.take_changes()
     }
 
-    /// Notes what a promotion cost.
-    pub fn copied(&mut self, id: SequenceId, cost: CopyCost) {
-        if let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id) {
-            sequence.journal.copied(cost);
-        }
+    /// Reports all prefix blocks once more, to a listener that knows none.
+    pub fn restate_blocks(&mut self) {
+        self.cache.restate();
     }
 
     /// Returns whether no sequence is live and no step open.
@@ -224,21 +233,24 @@ impl Scheduler {
             waiting: crate::count(self.waiting.len()),
             prefilling: crate::count(prefilling.count()),
             pending_prefill_tokens: self.unplanned_prefill_tokens() + self.open_prefill_tokens(),
-            kv_used_bytes: self.budget.reserved_bytes(),
+            kv_used_bytes: self.budget.used_bytes(),
             kv_budget_bytes: self.limits.kv_budget_bytes,
+            cached_blocks: self.cache.used_blocks(),
+            store_blocks: self.cache.store_blocks(),
         }
     }
 
     /// Returns the shape of the next step to end: the oldest open one's, or else the largest that the next plan can have
     /// with the sequences there are. `None` where there is nothing to run.
     #[must_use]
-    pub fn next_shape(&self) -> Option<StepShape> {
+    pub fn next_shape(&self, estimate: &StepEstimate) -> Option<StepShape> {
         if let Some(step) = self.open.front() {
             return Some(step.shape);
         }
         let prompts = u32::try_from(self.unplanned_prefill_tokens()).unwrap_or(u32::MAX);
         let decodes = crate::count(self.running.iter().filter(|s| !s.is_prefilling()).count());
-        let prefill_tokens = prompts.min(self.max_step_tokens.saturating_sub(decodes));
+        let room = self.max_step_tokens.saturating_sub(decodes);
+        let prefill_tokens = prompts.min(room.min(self.prefill_room(decodes, estimate)));
         let shape = StepShape {
             decodes,
             prefill_tokens,
@@ -266,10 +278,11 @@ impl Scheduler {
         message: Option<String>,
         now: Instant,
     ) -> Option<SequenceUpdate> {
-        let sequence = self.waiting.remove(&turn).or_else(|| {
+        let mut sequence = self.waiting.remove(&turn).or_else(|| {
             let index = self.running.iter().position(|sequence| sequence.turn == turn)?;
             Some(self.running.remove(index))
         })?;
+        sequence.is_complete = matches!(reason, FinishReason::Stop | FinishReason::Length);
         let update = SequenceUpdate {
             id: sequence.id,
             start_index: sequence.generated(),
@@ -282,21 +295,29 @@ impl Scheduler {
                 timings: sequence.journal.timings(now),
             }),
         };
+        self.withdraw_promises(&sequence);
         self.leaving.push(sequence);
         self.free_left();
         Some(update)
     }
 
-    /// Frees the slots of ended sequences that no open step uses any more.
+    /// Frees the slots of ended sequences that no open step uses any more; what one that came to its end has computed goes to
+    /// the prefix cache first.
     fn free_left(&mut self) {
         let (used, unused) = std::mem::take(&mut self.leaving)
             .into_iter()
             .partition(|sequence| sequence.open_steps > 0);
         self.leaving = used;
-        for lease in unused.into_iter().filter_map(|sequence: Sequence| sequence.lease) {
-            self.budget.free(lease.reserved_bytes);
-            self.slots.free(lease.slot);
-            self.actions.push(SlotAction::Release { slot: lease.slot });
+        let unused: Vec<Sequence> = unused;
+        for mut sequence in unused {
+            if sequence.is_complete {
+                self.save_all(&mut sequence);
+            }
+            self.free_lease(&sequence);
         }
+    }
+
+    fn running_by_id(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.running.iter_mut().find(|sequence| sequence.id == id)
     }
 }

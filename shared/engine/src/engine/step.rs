@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use kr_contract::FinishReason;
 
-use super::{Engine, Submitted, report};
+use super::{Engine, Submitted, report, slots};
 use crate::Error;
 use crate::frame::StepFrame;
 use crate::model::{Model, ModelError, StepPlan};
-use crate::scheduler::{Applied, SlotAction};
+use crate::scheduler::Applied;
 
 impl<M: Model> Engine<M> {
     /// Submits the next step, where there is one, and returns whether it did.
     pub(super) fn submit_next(&mut self) -> Result<bool, Error> {
         let now = Instant::now();
-        let Some(mut plan) = self.scheduler.plan(now) else {
-            self.free_slots();
+        let Some(mut plan) = self.scheduler.plan(now, &self.estimate) else {
+            self.free_slots()?;
             // Nothing that the loop waits for could change this, so it would spin for ever.
             return if self.is_stalled() {
                 Err(self.stall())
@@ -25,7 +25,6 @@ impl<M: Model> Engine<M> {
         };
         self.prepare_slots(&mut plan, now)?;
         if plan.entries.is_empty() {
-            self.free_slots();
             return Ok(false);
         }
         let step = plan.step;
@@ -40,44 +39,24 @@ impl<M: Model> Engine<M> {
         Ok(true)
     }
 
-    /// Performs slot actions where no plan was made: nothing but releases.
-    pub(super) fn free_slots(&mut self) {
-        for action in self.scheduler.take_slot_actions() {
-            if let SlotAction::Release { slot } = action {
-                self.model.release(slot);
-            }
-        }
+    /// Performs slot actions where no plan was made: releases, and blocks to be saved before them.
+    pub(super) fn free_slots(&mut self) -> Result<(), Error> {
+        let mut nothing = StepPlan {
+            step: 0,
+            entries: Vec::new(),
+        };
+        self.prepare_slots(&mut nothing, Instant::now())
     }
 
-    /// Performs slot actions in order. A sequence for which there is no memory ends and leaves the plan.
+    /// Performs slot actions in order. A sequence for which there is no memory leaves the plan.
     fn prepare_slots(&mut self, plan: &mut StepPlan, now: Instant) -> Result<(), Error> {
-        for action in self.scheduler.take_slot_actions() {
-            let result = match action {
-                SlotAction::Acquire { slot, bucket, .. } => self.model.acquire(slot, bucket),
-                SlotAction::Promote {
-                    sequence,
-                    slot,
-                    bucket,
-                    written,
-                } => {
-                    let cost = self.model.promote(slot, bucket, written);
-                    cost.map(|cost| self.scheduler.copied(sequence, cost))
-                }
-                SlotAction::Release { slot } => {
-                    self.model.release(slot);
-                    Ok(())
-                }
-            };
-            match result {
-                Ok(()) => {}
-                Err(error @ ModelError::OutOfMemory(_)) => {
-                    let update = self.scheduler.slot_failed(action, plan, report::describe(&error), now);
-                    self.notices.sequences.extend(update);
-                }
+        loop {
+            match slots::perform_next(&mut self.scheduler, &mut self.model, plan, now) {
+                Ok(None) => return Ok(()),
+                Ok(Some(performed)) => self.notices.sequences.extend(performed.ended),
                 Err(error) => return Err(self.fail(plan.step, error)),
             }
         }
-        Ok(())
     }
 
     /// Waits for a step and reports it.
@@ -97,7 +76,7 @@ impl<M: Model> Engine<M> {
                 });
             }
         };
-        self.free_slots();
+        self.free_slots()?;
         let began = self.last_read.map_or(step.at, |read| read.max(step.at));
         self.last_read = Some(now);
         let duration = now.saturating_duration_since(began);
@@ -111,8 +90,7 @@ impl<M: Model> Engine<M> {
         while let Some(step) = self.submitted.pop_front() {
             self.complete(step)?;
         }
-        self.free_slots();
-        Ok(())
+        self.free_slots()
     }
 
     fn fail(&mut self, step: u64, source: ModelError) -> Error {
@@ -147,7 +125,7 @@ impl<M: Model> Engine<M> {
     }
 
     fn deliver(&mut self, applied: Applied, duration: Duration) {
-        let expected = self.scheduler.next_shape().map(|shape| self.estimate.expect(shape));
+        let expected = self.next_step_expected();
         let frame = self.notices.frame(self.scheduler.load(), expected);
         self.hand_over(report::with_step(frame, applied, duration));
     }
@@ -157,15 +135,21 @@ impl<M: Model> Engine<M> {
         if self.notices.is_empty() {
             return;
         }
-        let expected = self.scheduler.next_shape().map(|shape| self.estimate.expect(shape));
+        let expected = self.next_step_expected();
         let frame = self.notices.frame(self.scheduler.load(), expected);
         self.hand_over(frame);
     }
 
-    fn hand_over(&mut self, frame: StepFrame) {
+    fn next_step_expected(&self) -> Option<Duration> {
+        let shape = self.scheduler.next_shape(&self.estimate)?;
+        Some(self.estimate.expect(shape))
+    }
+
+    fn hand_over(&mut self, mut frame: StepFrame) {
         let Some(session) = &mut self.session else {
             return;
         };
+        (frame.blocks_added, frame.blocks_evicted) = self.scheduler.take_block_changes();
         if session.sink.try_deliver(frame).is_err() {
             tracing::warn!("the frame sink is full or closed; its session ends");
             self.end_session();

@@ -73,6 +73,7 @@ impl Slots {
     /// While a slot moves, its old and its new place are both there.
     pub(super) fn promote(&mut self, slot: SlotId, bucket: BucketId, written: u32) -> Result<u64, ModelError> {
         let capacity = self.capacity(bucket)?;
+        self.check_budget(bucket)?;
         let held = self.get(slot)?;
         if bucket <= held.bucket {
             return Err(broken(format!("{slot:?} goes from {:?} to {bucket:?}", held.bucket)));

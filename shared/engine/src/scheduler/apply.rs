@@ -7,7 +7,7 @@ use kr_contract::FinishReason;
 use super::plan::{OpenEntry, OpenStep};
 use super::{Scheduler, StepShape};
 use crate::frame::{Finish, SequenceUpdate};
-use crate::model::{Sampled, StepOutput};
+use crate::model::{Logprobs, Sampled, StepOutput};
 
 /// What a step brought.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,15 +51,22 @@ impl Scheduler {
             wasted_tokens: 0,
         };
         let mut sampled = output.sampled.into_iter();
+        let mut scored = output.scored.into_iter();
         for entry in &step.entries {
-            let sampled = if entry.samples { sampled.next() } else { None };
-            self.apply_entry(entry, sampled, &mut applied, now);
+            let result = EntryResult {
+                sampled: if entry.samples { sampled.next() } else { None },
+                scored: if entry.scores { scored.next() } else { None }.map_or_else(Vec::new, |scored| scored.logprobs),
+            };
+            self.apply_entry(entry, result, &mut applied, now);
         }
+        self.save_computed();
+        self.vacate_idle();
         self.free_left();
         Ok(applied)
     }
 
-    fn apply_entry(&mut self, entry: &OpenEntry, sampled: Option<Sampled>, applied: &mut Applied, now: Instant) {
+    fn apply_entry(&mut self, entry: &OpenEntry, result: EntryResult, applied: &mut Applied, now: Instant) {
+        let EntryResult { sampled, scored } = result;
         if let Some(left) = self.leaving.iter_mut().find(|sequence| sequence.turn == entry.turn) {
             left.open_steps -= 1;
             applied.wasted_tokens += u32::from(sampled.is_some_and(|sampled| sampled.token.is_ok()));
@@ -68,34 +75,43 @@ impl Scheduler {
         let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.turn == entry.turn) else {
             return;
         };
-        sequence.open_steps -= 1;
+        sequence.computed_to(entry.end);
         sequence.journal.step(applied.sequences, entry.prefill_tokens > 0);
-        let Some(sampled) = sampled else {
-            return;
-        };
-        let token = match sampled.token {
-            Ok(token) => token,
-            Err(error) => {
-                let end = self.end(entry.turn, FinishReason::Error, Some(error.to_string()), now);
-                applied.updates.extend(end);
-                return;
-            }
-        };
-        sequence.journal.token(now);
-        let start_index = sequence.generated();
-        let logprobs = sampled.logprobs.filter(|_| sequence.wants_logprobs());
-        let reason = sequence.push(token);
-        let finish: Option<Finish> = reason
-            .and_then(|reason| self.end(entry.turn, reason, None, now))
-            .and_then(|update| update.finish);
-        applied.updates.push(SequenceUpdate {
+        let mut update = SequenceUpdate {
             id: entry.sequence,
-            start_index,
-            ids: vec![token],
-            logprobs: logprobs.into_iter().collect(),
-            prompt_logprobs: Vec::new(),
-            finish,
-        });
+            start_index: sequence.generated(),
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            prompt_logprobs: scored,
+            finish: None,
+        };
+        match sampled.map(|sampled| (sampled.token, sampled.logprobs)) {
+            None => {}
+            Some((Ok(token), logprobs)) => {
+                sequence.journal.token(now);
+                update.ids.push(token);
+                update.logprobs.extend(logprobs.filter(|_| sequence.wants_logprobs()));
+                if let Some(reason) = sequence.push(token) {
+                    update.finish = self.finish(entry, reason, None, now);
+                }
+            }
+            Some((Err(error), _)) => {
+                update.finish = self.finish(entry, FinishReason::Error, Some(error.to_string()), now);
+            }
+        }
+        if update.finish.is_some() || !update.ids.is_empty() || !update.prompt_logprobs.is_empty() {
+            applied.updates.push(update);
+        }
+    }
+
+    fn finish(
+        &mut self,
+        entry: &OpenEntry,
+        reason: FinishReason,
+        message: Option<String>,
+        now: Instant,
+    ) -> Option<Finish> {
+        self.end(entry.turn, reason, message, now)?.finish
     }
 
     /// Ends every live sequence of an open step that failed, or could not be submitted, with an error.
@@ -117,18 +133,29 @@ impl Scheduler {
     }
 }
 
+/// What one entry brought.
+struct EntryResult {
+    sampled: Option<Sampled>,
+    scored: Vec<Logprobs>,
+}
+
 fn check(step: &OpenStep, output: &StepOutput) -> Result<(), OutputMismatch> {
-    let planned = step
-        .entries
-        .iter()
-        .filter(|entry| entry.samples)
-        .map(|entry| entry.sequence);
-    let planned: Vec<_> = planned.collect();
+    let planned = |wanted: fn(&OpenEntry) -> bool| {
+        let entries = step.entries.iter().filter(move |entry| wanted(entry));
+        entries.map(|entry| entry.sequence).collect::<Vec<_>>()
+    };
     let sampled: Vec<_> = output.sampled.iter().map(|sampled| sampled.sequence).collect();
-    if planned == sampled {
-        return Ok(());
+    let scored: Vec<_> = output.scored.iter().map(|scored| scored.sequence).collect();
+    let (to_sample, to_score) = (planned(|entry| entry.samples), planned(|entry| entry.scores));
+    if to_sample != sampled {
+        return Err(OutputMismatch(format!(
+            "planned tokens for {to_sample:?}, got them for {sampled:?}"
+        )));
     }
-    Err(OutputMismatch(format!(
-        "planned tokens for {planned:?}, got them for {sampled:?}"
-    )))
+    if to_score != scored {
+        return Err(OutputMismatch(format!(
+            "planned scores for {to_score:?}, got them for {scored:?}"
+        )));
+    }
+    Ok(())
 }

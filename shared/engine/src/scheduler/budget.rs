@@ -1,42 +1,41 @@
-//! How much KV is promised, and which slots are free. Reserving is all or nothing; who waits when it fails is decided
-//! in `plan`.
+//! How much KV the slots take, and which slots are free. Who goes without is decided elsewhere.
 
 use std::collections::BTreeSet;
 
 use crate::model::SlotId;
 
-/// Bytes of KV promised to running sequences.
+/// Bytes of KV that slots take.
 #[derive(Debug)]
 pub(super) struct KvBudget {
     total_bytes: u64,
-    reserved_bytes: u64,
+    used_bytes: u64,
 }
 
 impl KvBudget {
     pub(super) fn new(total_bytes: u64) -> Self {
         Self {
             total_bytes,
-            reserved_bytes: 0,
+            used_bytes: 0,
         }
     }
 
-    pub(super) fn reserved_bytes(&self) -> u64 {
-        self.reserved_bytes
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used_bytes
     }
 
-    /// Returns whether `bytes` are left.
-    pub(super) fn fits(&self, bytes: u64) -> bool {
-        bytes <= self.total_bytes.saturating_sub(self.reserved_bytes)
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.used_bytes)
     }
 
-    /// Promises `bytes`, which fit.
-    pub(super) fn reserve(&mut self, bytes: u64) {
-        debug_assert!(self.fits(bytes), "{bytes} bytes reserved beyond the budget");
-        self.reserved_bytes += bytes;
+    /// Takes `bytes`, which are free.
+    pub(super) fn take(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.free_bytes(), "{bytes} bytes taken beyond the budget");
+        self.used_bytes += bytes;
     }
 
-    pub(super) fn free(&mut self, bytes: u64) {
-        self.reserved_bytes = self.reserved_bytes.saturating_sub(bytes);
+    pub(super) fn give_back(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.used_bytes, "{bytes} bytes given back, never taken");
+        self.used_bytes = self.used_bytes.saturating_sub(bytes);
     }
 }
 

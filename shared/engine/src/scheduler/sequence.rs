@@ -1,4 +1,7 @@
-//! One sequence: its tokens, how far they are computed, and where its time went.
+//! One sequence: its tokens, how far they are computed, and what it adds to the next step.
+
+mod prefix;
+mod scores;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -6,12 +9,16 @@ use std::time::Instant;
 
 use kr_contract::{FinishReason, SamplingParams, SequenceId, TokenId};
 
+use super::hold::Hold;
+use super::journal::Journal;
+use super::plan::OpenEntry;
 use crate::SequenceRequest;
-use crate::frame::Timings;
-use crate::model::{BucketId, CopyCost, Input, ModelLimits, Sample, SlotId, TokenHistory};
+use crate::model::{BucketId, Input, ModelLimits, Sample, Score, SlotId, TokenHistory};
+pub(super) use prefix::Prefix;
+use scores::PromptScores;
 
 /// Whose turn it is: higher priority first, then the earlier arrival. Names a sequence uniquely in one scheduler's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Turn {
     pub(super) priority: Reverse<i32>,
     pub(super) arrival: u64,
@@ -23,8 +30,6 @@ pub(super) struct Lease {
     pub(super) slot: SlotId,
     /// What the slot holds now.
     pub(super) bucket: BucketId,
-    /// What it may grow to.
-    pub(super) reserved_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -35,6 +40,16 @@ pub(super) struct Sequence {
     /// Steps planned and not applied that use its slot.
     pub(super) open_steps: u32,
     pub(super) journal: Journal,
+    /// Preempted while a step used its slot: it is in no further plan, and waits again once that step is done.
+    pub(super) is_vacating: bool,
+    /// Ended by itself: what it computed is worth keeping.
+    pub(super) is_complete: bool,
+    /// Times in a row that the model had no memory for it although nobody else held any.
+    pub(super) memory_failures: u32,
+    /// Its dealings with the prefix cache; `None` where it has none.
+    pub(super) prefix: Option<Prefix>,
+    pub(super) hold: Hold,
+    scores: Option<PromptScores>,
     params: Arc<SamplingParams>,
     end_ids: Vec<TokenId>,
     stop_ids: Vec<TokenId>,
@@ -46,10 +61,12 @@ pub(super) struct Sequence {
     /// Prompt, emitted and generated tokens that were read.
     tokens: Vec<TokenId>,
     prompt_tokens: u32,
-    /// Prompt and emitted tokens: what has to be prefilled.
+    /// Tokens there were when it started: what has to be prefilled.
     known_tokens: u32,
     /// Length of prompt and answer at which it ends.
     max_length: u32,
+    /// Positions that applied steps and copies have written.
+    computed: u32,
     /// Positions that planned steps have written, or will have.
     planned: u32,
     /// Tokens that planned steps choose and that were not read yet.
@@ -62,6 +79,7 @@ pub(super) struct NextInput {
     pub(super) start: u32,
     pub(super) input: Input,
     pub(super) sample: Option<Sample>,
+    pub(super) score: Option<Score>,
 }
 
 impl NextInput {
@@ -76,24 +94,32 @@ impl NextInput {
 }
 
 impl Sequence {
-    pub(super) fn new(request: SequenceRequest, turn: Turn, context_tokens: u32, now: Instant) -> Self {
+    pub(super) fn new(request: SequenceRequest, turn: Turn, limits: &ModelLimits, now: Instant) -> Self {
         let known_tokens = request.known_tokens();
         let prompt_tokens = crate::count(request.prompt.len());
+        let forbidden = request.end_ids.iter().chain(&request.stop_ids).copied().collect();
         let history = TokenHistory::is_needed(&request.sampling).then(|| {
             let mut history = TokenHistory::default();
             history.add_prompt(&request.prompt);
             request.emitted.iter().for_each(|id| history.add_generated(*id));
             Arc::new(history)
         });
+        let uses_cache = limits.store_blocks > 0 && !request.bypass_prefix_cache;
         let mut tokens = request.prompt;
         tokens.extend(request.emitted);
-        let forbidden = request.end_ids.iter().chain(&request.stop_ids).copied().collect();
+        let prefix = uses_cache.then(|| Prefix::new(&request.cache_salt, limits.block_tokens, &tokens));
         Self {
             id: request.id,
             turn,
             lease: None,
             open_steps: 0,
             journal: Journal::new(now),
+            is_vacating: false,
+            is_complete: false,
+            memory_failures: 0,
+            prefix,
+            hold: Hold::default(),
+            scores: request.prompt_logprobs.map(|top| PromptScores::new(top, prompt_tokens)),
             params: request.sampling,
             end_ids: request.end_ids,
             stop_ids: request.stop_ids,
@@ -103,25 +129,46 @@ impl Sequence {
             tokens,
             prompt_tokens,
             known_tokens,
-            max_length: known_tokens.saturating_add(request.max_tokens).min(context_tokens),
+            max_length: known_tokens
+                .saturating_add(request.max_tokens)
+                .min(limits.context_tokens),
+            computed: 0,
             planned: 0,
             unread: 0,
         }
     }
 
-    /// Returns the buckets it needs: to start with, and at its longest.
-    pub(super) fn buckets(&self, limits: &ModelLimits) -> Option<(BucketId, BucketId)> {
-        let first = limits.bucket_for(self.max_length.min(self.known_tokens + 1))?;
-        Some((first, limits.bucket_for(self.max_length)?))
+    /// Returns the slot length it starts with: its known tokens and one more, or all it may ever need.
+    pub(super) fn start_tokens(&self, is_whole: bool) -> u32 {
+        if is_whole {
+            return self.max_length;
+        }
+        self.max_length.min(self.known_tokens.saturating_add(1))
     }
 
     pub(super) fn is_prefilling(&self) -> bool {
         self.prefill_left() > 0
     }
 
-    /// Returns the prompt and emitted tokens that no planned step covers.
+    /// Returns the tokens known at its start that no planned step covers.
     pub(super) fn prefill_left(&self) -> u32 {
         self.known_tokens.saturating_sub(self.planned)
+    }
+
+    pub(super) fn planned(&self) -> u32 {
+        self.planned
+    }
+
+    pub(super) fn computed(&self) -> u32 {
+        self.computed
+    }
+
+    pub(super) fn known_tokens(&self) -> u32 {
+        self.known_tokens
+    }
+
+    pub(super) fn prompt_tokens(&self) -> u32 {
+        self.prompt_tokens
     }
 
     /// Returns how many generated tokens were read, emitted ones included.
@@ -133,31 +180,56 @@ impl Sequence {
         self.params.logprobs.is_some()
     }
 
+    /// Returns whether it may take its prefix from the cache: not while prompt tokens are to be scored.
+    pub(super) fn may_hit(&self) -> bool {
+        self.scores.as_ref().is_none_or(PromptScores::is_done)
+    }
+
     fn read(&self) -> u32 {
         crate::count(self.tokens.len())
+    }
+
+    /// Returns how many positions the slot must hold for its next decoded token, where one can run now.
+    pub(super) fn next_decode(&self) -> Option<u32> {
+        let is_decoding = !self.is_prefilling() && self.may_run();
+        let can_run = self.planned < self.read() || self.may_run_unread();
+        (is_decoding && can_run).then(|| self.planned + 1)
+    }
+
+    fn may_run(&self) -> bool {
+        !self.is_vacating && self.read() + self.unread < self.max_length
+    }
+
+    /// Returns whether the token chosen last may be run before it is read: penalties have to see it first.
+    fn may_run_unread(&self) -> bool {
+        self.unread > 0 && self.history.is_none()
     }
 
     /// Returns what to run next in at most `room` tokens; `None` where there is nothing to run before a token is read.
     pub(super) fn next_input(&self, room: u32) -> Option<NextInput> {
         let (start, read) = (self.planned, self.read());
-        if room == 0 || read + self.unread >= self.max_length {
+        if room == 0 || !self.may_run() {
             return None;
         }
         if start == read {
-            // Penalties look at the unread token too.
-            let can_run = self.unread > 0 && self.history.is_none();
-            return can_run.then(|| NextInput {
+            return self.may_run_unread().then(|| NextInput {
                 start,
                 input: Input::Pending,
                 sample: Some(self.sample()),
+                score: None,
             });
         }
-        let end = read.min(start.saturating_add(room));
-        let range = usize::try_from(start).ok()?..usize::try_from(end).ok()?;
+        let mut end = read.min(start.saturating_add(room));
+        if let Some(scores) = &self.scores {
+            end = scores.cut(start, end);
+        }
+        let tokens = self.tokens.get(index(start)..index(end))?;
+        let score = self.scores.as_ref();
         Some(NextInput {
             start,
-            input: Input::Tokens(self.tokens.get(range)?.to_vec()),
+            input: Input::Tokens(tokens.to_vec()),
             sample: (end == read).then(|| self.sample()),
+            score: score.and_then(|scores| scores.of(&self.tokens, start, end)),
         })
     }
 
@@ -177,6 +249,31 @@ impl Sequence {
         self.planned = next.end();
         self.unread += u32::from(next.sample.is_some());
         self.open_steps += 1;
+        if let Some(scores) = &mut self.scores {
+            scores.plan(next.end());
+        }
+    }
+
+    /// Takes back the newest planned entry: that step does not run.
+    pub(super) fn unplan(&mut self, entry: &OpenEntry) {
+        self.planned = entry.start;
+        self.unread -= u32::from(entry.samples);
+        self.open_steps -= 1;
+        if let Some(scores) = self.scores.as_mut().filter(|_| entry.scores) {
+            scores.unplan(entry.start);
+        }
+    }
+
+    /// Notes that the oldest open step, which ended with position `end`, is done.
+    pub(super) fn computed_to(&mut self, end: u32) {
+        self.open_steps -= 1;
+        self.computed = end;
+    }
+
+    /// Notes that the first `tokens` positions come from the prefix cache; 0 where the copy failed.
+    pub(super) fn copied_to(&mut self, tokens: u32) {
+        self.computed = tokens;
+        self.planned = tokens;
     }
 
     /// Adds the token that the oldest open step chose, and returns whether that ends the sequence.
@@ -187,6 +284,9 @@ impl Sequence {
             // No copy: the plans that shared it are done.
             Arc::make_mut(history).add_generated(token);
         }
+        if let Some(prefix) = &mut self.prefix {
+            prefix.names.extend(&self.tokens);
+        }
         self.unread = self.unread.saturating_sub(1);
         let is_end = !self.params.ignore_eos && self.end_ids.contains(&token);
         if may_stop && (is_end || self.stop_ids.contains(&token)) {
@@ -194,73 +294,20 @@ impl Sequence {
         }
         (self.read() >= self.max_length).then_some(FinishReason::Length)
     }
-}
 
-/// Where a sequence's time went.
-#[derive(Debug)]
-pub(super) struct Journal {
-    admitted: Instant,
-    started: Option<Instant>,
-    first_token: Option<Instant>,
-    copies: CopyCost,
-    prefill_chunks: u32,
-    steps: u32,
-    batch_total: u32,
-    max_batch: u32,
-}
-
-impl Journal {
-    fn new(now: Instant) -> Self {
-        Self {
-            admitted: now,
-            started: None,
-            first_token: None,
-            copies: CopyCost::default(),
-            prefill_chunks: 0,
-            steps: 0,
-            batch_total: 0,
-            max_batch: 0,
+    /// Forgets where it ran: all its tokens are known ones now, to be computed again.
+    pub(super) fn reset(&mut self) {
+        self.lease = None;
+        self.is_vacating = false;
+        self.known_tokens = self.read();
+        self.computed = 0;
+        self.planned = 0;
+        if let Some(prefix) = &mut self.prefix {
+            prefix.saved = 0;
         }
     }
+}
 
-    pub(super) fn started(&mut self, now: Instant) {
-        self.started.get_or_insert(now);
-    }
-
-    pub(super) fn copied(&mut self, cost: CopyCost) {
-        self.copies.bytes += cost.bytes;
-        self.copies.elapsed += cost.elapsed;
-    }
-
-    /// Notes one applied step.
-    pub(super) fn step(&mut self, batch: u32, is_prefill: bool) {
-        self.steps += 1;
-        self.prefill_chunks += u32::from(is_prefill);
-        self.batch_total = self.batch_total.saturating_add(batch);
-        self.max_batch = self.max_batch.max(batch);
-    }
-
-    pub(super) fn token(&mut self, now: Instant) {
-        self.first_token.get_or_insert(now);
-    }
-
-    pub(super) fn timings(&self, now: Instant) -> Timings {
-        let started = self.started.unwrap_or(now);
-        let first_token = self.first_token.unwrap_or(now);
-        #[expect(clippy::cast_possible_truncation, reason = "a mean for people, not for sums")]
-        let mean_batch = (f64::from(self.batch_total) / f64::from(self.steps.max(1))) as f32;
-        Timings {
-            waiting: started.saturating_duration_since(self.admitted),
-            prefill: first_token.saturating_duration_since(started),
-            decode: now.saturating_duration_since(first_token),
-            cached_tokens: 0,
-            copied_bytes: self.copies.bytes,
-            copy_time: self.copies.elapsed,
-            prefill_chunks: self.prefill_chunks,
-            steps: self.steps,
-            mean_batch,
-            max_batch: self.max_batch,
-            preemptions: 0,
-        }
-    }
+fn index(position: u32) -> usize {
+    usize::try_from(position).unwrap_or(usize::MAX)
 }

@@ -1,20 +1,26 @@
 //! One promise per test; histories of random commands are in `properties`.
 
 mod admission;
+mod chunks;
 mod finishing;
+mod memory;
 mod planning;
+mod prefix;
 mod properties;
+mod scores;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kr_contract::{FinishReason, SamplingParams, SequenceId, TokenId};
 
 use super::{Applied, Scheduler, SchedulerConfig, SlotAction};
+use crate::engine::slots::perform_next;
+use crate::estimate::StepEstimate;
 use crate::fake::{FakeFaults, FakeModel, FakeModelConfig, FakeTicket};
 use crate::frame::{Finish, SequenceUpdate};
-use crate::model::{Model, ModelError, ModelLimits, StepPlan};
+use crate::model::{Model, ModelLimits, StepPlan};
 use crate::{Reject, SequenceRequest};
 
 const END: TokenId = 1;
@@ -25,6 +31,7 @@ struct Rig {
     model: FakeModel,
     scheduler: Scheduler,
     now: Instant,
+    estimate: StepEstimate,
     open: VecDeque<FakeTicket>,
     /// Every plan so far, as submitted.
     plans: Vec<StepPlan>,
@@ -41,6 +48,7 @@ impl Rig {
             scheduler: Scheduler::new(scheduler, config.limits.clone()),
             config,
             now: Instant::now(),
+            estimate: StepEstimate::default(),
             open: VecDeque::new(),
             plans: Vec::new(),
             actions: Vec::new(),
@@ -58,14 +66,11 @@ impl Rig {
 
     /// Plans and submits one step; returns its plan.
     fn submit(&mut self) -> Option<StepPlan> {
-        let plan = self.scheduler.plan(self.now);
-        let mut plan = plan.or_else(|| {
-            self.perform(&mut StepPlan {
-                step: 0,
-                entries: Vec::new(),
-            });
-            None
-        })?;
+        let plan = self.scheduler.plan(self.now, &self.estimate);
+        let mut plan = plan.unwrap_or(StepPlan {
+            step: 0,
+            entries: Vec::new(),
+        });
         self.perform(&mut plan);
         if plan.entries.is_empty() {
             return None;
@@ -76,33 +81,17 @@ impl Rig {
     }
 
     fn perform(&mut self, plan: &mut StepPlan) {
-        for action in self.scheduler.take_slot_actions() {
-            self.actions.push(action);
-            let result = match action {
-                SlotAction::Acquire { slot, bucket, .. } => self.model.acquire(slot, bucket),
-                SlotAction::Promote {
-                    sequence,
-                    slot,
-                    bucket,
-                    written,
-                } => self
-                    .model
-                    .promote(slot, bucket, written)
-                    .map(|cost| self.scheduler.copied(sequence, cost)),
-                SlotAction::Release { slot } => {
-                    self.model.release(slot);
-                    Ok(())
-                }
-            };
-            match result {
-                Ok(()) => {}
-                Err(ModelError::OutOfMemory(message)) => {
-                    let update = self.scheduler.slot_failed(action, plan, message, self.now);
-                    self.ended.extend(update);
-                }
-                Err(error) => panic!("{error}"),
-            }
+        while let Some(performed) = perform_next(&mut self.scheduler, &mut self.model, plan, self.now).unwrap() {
+            self.actions.push(performed.action);
+            self.ended.extend(performed.ended);
         }
+    }
+
+    fn perform_rest(&mut self) {
+        self.perform(&mut StepPlan {
+            step: 0,
+            entries: Vec::new(),
+        });
     }
 
     /// Waits for the oldest open step.
@@ -110,11 +99,26 @@ impl Rig {
         let ticket = self.open.pop_front().unwrap();
         let output = self.model.wait(ticket).unwrap();
         self.now += Duration::from_millis(1);
-        self.scheduler.apply(output, self.now).unwrap()
+        let applied = self.scheduler.apply(output, self.now).unwrap();
+        self.perform_rest();
+        applied
     }
 
-    /// One turn of the loop, as deep as the pipeline goes; `None` where nothing ran.
+    /// One turn of the loop, as deep as the pipeline goes; `None` where nothing is left to run.
     fn turn(&mut self) -> Option<Applied> {
+        // A plan from which everybody left for want of memory is made again.
+        for _ in 0..100 {
+            if let Some(applied) = self.try_turn() {
+                return Some(applied);
+            }
+            if self.scheduler.is_idle() {
+                return None;
+            }
+        }
+        panic!("no step for {:?}", self.scheduler.load());
+    }
+
+    fn try_turn(&mut self) -> Option<Applied> {
         let depth = usize::try_from(self.config.limits.pipeline_depth).unwrap();
         while self.open.len() <= depth && self.submit().is_some() {}
         (!self.open.is_empty()).then(|| self.finish_step())
@@ -122,17 +126,27 @@ impl Rig {
 
     /// Runs until nothing is left and returns everything said about sequence `id`: its ids, and how it ended.
     fn run_to_end(&mut self, id: u64) -> (Vec<TokenId>, Finish) {
-        let mut ids = Vec::new();
-        let mut finish = None;
-        while let Some(applied) = self.turn() {
-            for update in applied.updates.into_iter().chain(self.ended.drain(..)) {
-                if update.id == SequenceId(id) {
-                    ids.extend(update.ids);
-                    finish = finish.or(update.finish);
+        self.run_all().remove(&id).unwrap()
+    }
+
+    /// Runs until nothing is left and returns everything said about each sequence that ends.
+    fn run_all(&mut self) -> BTreeMap<u64, (Vec<TokenId>, Finish)> {
+        let mut ids: BTreeMap<u64, Vec<TokenId>> = BTreeMap::new();
+        let mut finished = BTreeMap::new();
+        loop {
+            let applied = self.turn();
+            let updates = applied.iter().flat_map(|applied| applied.updates.clone());
+            for update in updates.chain(self.ended.drain(..)) {
+                let ids = ids.entry(update.id.0).or_default();
+                ids.extend(update.ids);
+                if let Some(finish) = update.finish {
+                    finished.insert(update.id.0, (ids.clone(), finish));
                 }
             }
+            if applied.is_none() {
+                return finished;
+            }
         }
-        (ids, finish.unwrap())
     }
 }
 
@@ -161,6 +175,7 @@ fn fake(limits: ModelLimits) -> FakeModelConfig {
 fn scheduler(max_step_tokens: u32) -> SchedulerConfig {
     SchedulerConfig {
         max_step_tokens,
+        decode_step_target: None,
         ..SchedulerConfig::default()
     }
 }

@@ -79,9 +79,11 @@ fn a_sequence_waits_for_kv_and_a_smaller_one_behind_it_does_not_slip_past() {
         ..limits()
     };
     let mut rig = Rig::new(scheduler(16), fake(limits));
-    rig.admit(request(1, 4, 20)).unwrap();
-    rig.admit(request(2, 4, 40)).unwrap();
+    rig.admit(request(1, 20, 5)).unwrap();
+    rig.admit(request(2, 40, 4)).unwrap();
     rig.admit(request(3, 4, 2)).unwrap();
+    rig.submit();
+    rig.finish_step();
     let plan = rig.submit().unwrap();
     assert_eq!(lengths(&plan), [(1, 4)]);
     rig.finish_step();
@@ -91,6 +93,20 @@ fn a_sequence_waits_for_kv_and_a_smaller_one_behind_it_does_not_slip_past() {
     assert_eq!((ids.len(), finish.reason), (2, FinishReason::Length));
     assert!(rig.scheduler.is_idle());
     assert_eq!(rig.scheduler.load().kv_used_bytes, 0);
+}
+
+#[test]
+fn a_sequence_takes_the_kv_of_what_is_known_and_not_of_what_it_may_become() {
+    let limits = ModelLimits {
+        kv_budget_bytes: 64,
+        ..limits()
+    };
+    let mut rig = Rig::new(scheduler(16), fake(limits));
+    for id in 1..=4 {
+        rig.admit(request(id, 4, 50)).unwrap();
+    }
+    assert_eq!(lengths(&rig.submit().unwrap()), [(1, 4), (2, 4), (3, 4), (4, 4)]);
+    assert_eq!(rig.scheduler.load().kv_used_bytes, 4 * 8);
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn without_a_pipeline_nothing_is_planned_on_an_unread_token() {
 #[test]
 fn the_next_shape_is_the_open_steps_or_a_bound_on_what_can_be_planned() {
     let mut rig = rig();
-    assert_eq!(rig.scheduler.next_shape(), None);
+    assert_eq!(rig.scheduler.next_shape(&rig.estimate), None);
     rig.admit(request(1, 3, 5)).unwrap();
     rig.admit(request(2, 40, 5)).unwrap();
     let shape = |decodes, prefill_tokens| {
@@ -144,13 +144,13 @@ fn the_next_shape_is_the_open_steps_or_a_bound_on_what_can_be_planned() {
             prefill_tokens,
         })
     };
-    assert_eq!(rig.scheduler.next_shape(), shape(0, 16));
+    assert_eq!(rig.scheduler.next_shape(&rig.estimate), shape(0, 16));
     rig.submit();
-    assert_eq!(rig.scheduler.next_shape(), shape(0, 16));
+    assert_eq!(rig.scheduler.next_shape(&rig.estimate), shape(0, 16));
     rig.finish_step();
-    assert_eq!(rig.scheduler.next_shape(), shape(1, 15));
+    assert_eq!(rig.scheduler.next_shape(&rig.estimate), shape(1, 15));
     rig.cancel(2);
-    assert_eq!(rig.scheduler.next_shape(), shape(1, 0));
+    assert_eq!(rig.scheduler.next_shape(&rig.estimate), shape(1, 0));
 }
 
 #[test]
