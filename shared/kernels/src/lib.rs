@@ -16,6 +16,7 @@ mod linear;
 mod norm;
 mod pool;
 pub mod profile;
+pub mod quantized;
 mod tile;
 
 pub use attention::{
