@@ -1,5 +1,7 @@
 //! Requests and whole answers.
 
+use std::collections::BTreeMap;
+
 use kr_proto::serve::{
     ChatMessage, ChatRequest, Finish, GenerateRequest, GenerateResponse, Parameters, TokenLogprobs,
     generate_request::Input,
@@ -18,6 +20,8 @@ pub struct Answer {
     pub ids: Vec<u32>,
     /// One for each id, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
+    /// One for each token of the prompt but the first, if asked for.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
     /// The end.
     pub finish: Finish,
 }
@@ -58,6 +62,30 @@ pub async fn generate(service: &Service, request: GenerateRequest) -> Result<Ans
             pieces.push(piece?);
         }
         Ok(complete(pieces))
+    };
+    tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
+}
+
+/// Runs a `Generate` for several answers to its end and returns them by choice.
+///
+/// # Errors
+/// The call's or the stream's status.
+///
+/// # Panics
+/// When the stream breaks its promises or hangs.
+pub async fn generate_all(service: &Service, request: GenerateRequest) -> Result<Vec<Answer>, Status> {
+    let work = async {
+        let mut stream = service.inference().generate(request).await?.into_inner();
+        let mut pieces: BTreeMap<u32, Vec<GenerateResponse>> = BTreeMap::new();
+        while let Some(piece) = stream.next().await {
+            let piece = piece?;
+            pieces.entry(piece.choice_index).or_default().push(piece);
+        }
+        assert!(
+            pieces.keys().copied().eq(0..u32::try_from(pieces.len()).expect("few")),
+            "choices are numbered from 0"
+        );
+        Ok(pieces.into_values().map(complete).collect())
     };
     tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
 }
@@ -110,6 +138,7 @@ pub fn complete(pieces: Vec<GenerateResponse>) -> Answer {
         text: String::new(),
         ids: Vec::new(),
         logprobs: Vec::new(),
+        prompt_logprobs: Vec::new(),
         finish: Finish::default(),
     };
     let count = pieces.len();
@@ -122,7 +151,12 @@ pub fn complete(pieces: Vec<GenerateResponse>) -> Answer {
             "the last piece and no other carries the end"
         );
         answer.text.push_str(&piece.text);
+        assert!(
+            piece.prompt_logprobs.is_empty() || answer.ids.is_empty(),
+            "the prompt's log probabilities come first"
+        );
         answer.ids.extend(piece.token_ids);
+        answer.prompt_logprobs.extend(piece.prompt_logprobs);
         answer.logprobs.extend(piece.logprobs);
         answer.finish = piece.finish.unwrap_or_default();
     }

@@ -15,7 +15,7 @@ mod raw;
 mod service;
 mod tools;
 
-pub use answer::{Answer, chat, complete, generate, greedy, prompt};
+pub use answer::{Answer, chat, complete, generate, generate_all, greedy, prompt};
 pub use collector::{Collector, Span};
 pub use http::get;
 pub use process::{Program, Ran, program, run};

@@ -191,35 +191,6 @@ async fn fields_not_implemented_yet_are_refused_by_name_and_never_ignored() {
     let cases = [
         (
             Parameters {
-                repetition_penalty: Some(1.1),
-                ..none()
-            },
-            "repetition_penalty",
-        ),
-        (
-            Parameters {
-                presence_penalty: Some(0.5),
-                ..none()
-            },
-            "presence_penalty",
-        ),
-        (
-            Parameters {
-                frequency_penalty: Some(0.5),
-                ..none()
-            },
-            "frequency_penalty",
-        ),
-        (
-            Parameters {
-                prompt_logprobs: Some(1),
-                ..none()
-            },
-            "prompt_logprobs",
-        ),
-        (Parameters { n: Some(2), ..none() }, "n"),
-        (
-            Parameters {
                 response_format: format(Format::Regex("a+".into())),
                 ..none()
             },
@@ -267,9 +238,8 @@ async fn fields_not_implemented_yet_are_refused_by_name_and_never_ignored() {
         (Code::Unimplemented, vec!["idempotency_key".to_owned()])
     );
     let neutral = Parameters {
-        n: Some(1),
-        repetition_penalty: Some(1.0),
-        presence_penalty: Some(0.0),
+        stream_grouping: Some(StreamGrouping::default()),
+        adapter: Some(String::new()),
         ..greedy(2)
     };
     assert!(

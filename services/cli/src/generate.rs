@@ -1,13 +1,12 @@
-//! `kr generate`: one prompt, one answer.
+//! `kr generate`: one prompt, one answer or several.
 
-use std::cell::Cell;
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use kr_proto::serve::{ChatMessage, ChatRequest, GenerateRequest, generate_request::Input};
+use kr_proto::serve::{ChatMessage, ChatRequest, GenerateRequest, Parameters, generate_request::Input};
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answers, News, Turns};
 use crate::client::{Server, ServerArgs};
 use crate::error::Error;
 use crate::options::GenerationArgs;
@@ -30,6 +29,12 @@ pub(crate) struct Args {
     /// Print one JSON object with text, tokens, usage and receipt at the end.
     #[arg(long)]
     json: bool,
+    /// Answers to give; shown one after another.
+    #[arg(short = 'n', long = "choices", value_name = "N", default_value_t = 1)]
+    choices: u32,
+    /// Report log probabilities of the prompt's tokens too, in the JSON object, with this many most likely ones beside each.
+    #[arg(long, requires = "json")]
+    prompt_logprobs: Option<u32>,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -47,37 +52,43 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
         .await
         .map_err(|error| Error::Input(format!("reading the prompt stopped: {error}")))??;
     let server = Server::connect(&args.server).await?;
-    let began = Cell::new(false);
-    let on_text = |text: &str| {
-        if args.json {
-            return Ok(());
-        }
-        began.set(true);
-        answer::print(text)
+    let mut turns = Turns::of(args.choices);
+    let on_news = |choice: u32, news: News<'_>| match args.json {
+        true => Ok(()),
+        false => answer::print(&turns.show(choice, news)),
     };
     let started = Instant::now();
-    let answer = if args.chat {
+    let (answers, result) = if args.chat {
         let stream = server.inference().chat(chat_request(&args, prompt)).await?.into_inner();
-        Answer::collect(stream, started, on_text).await
+        Answers::collect(stream, started, on_news).await
     } else {
         let request = GenerateRequest {
             model: args.generation.model.clone(),
             input: Some(Input::Prompt(prompt)),
-            parameters: Some(args.generation.parameters()),
+            parameters: Some(parameters(&args)),
             idempotency_key: String::new(),
         };
         let stream = server.inference().generate(request).await?.into_inner();
-        Answer::collect(stream, started, on_text).await
+        Answers::collect(stream, started, on_news).await
     };
-    if began.get() {
-        answer::print("\n")?;
-    }
-    let answer = answer?;
     if args.json {
-        return Ok(answer::print(&format!("{}\n", answer.to_json()))?);
+        // What came before a failure, with its receipt, is part of what a script wants to know of it.
+        let error = result.as_ref().err().map(|error| kr_boot::exit::with_causes(error));
+        answer::print(&format!("{}\n", answers.to_json(error.as_deref())))?;
+        return result;
     }
-    terminal::note(&answer.figures());
+    answer::print(turns.cut())?;
+    result?;
+    terminal::note(&answers.figures());
     Ok(())
+}
+
+fn parameters(args: &Args) -> Parameters {
+    Parameters {
+        n: (args.choices != 1).then_some(args.choices),
+        prompt_logprobs: args.prompt_logprobs,
+        ..args.generation.parameters()
+    }
 }
 
 fn chat_request(args: &Args, prompt: String) -> ChatRequest {
@@ -89,7 +100,7 @@ fn chat_request(args: &Args, prompt: String) -> ChatRequest {
     ChatRequest {
         model: args.generation.model.clone(),
         messages: system.into_iter().chain([message("user", prompt)]).collect(),
-        parameters: Some(args.generation.parameters()),
+        parameters: Some(parameters(args)),
         idempotency_key: String::new(),
     }
 }

@@ -26,6 +26,15 @@ pub(crate) struct GenerationArgs {
     /// Keep tokens at least this times as likely as the most likely one.
     #[arg(long)]
     pub(crate) min_p: Option<f32>,
+    /// Make tokens of prompt and answer less likely: above 1; off at 1.
+    #[arg(long)]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Make tokens of the answer less likely, -2 to 2; off at 0.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Make tokens of the answer less likely each time they come, -2 to 2; off at 0.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
     /// Makes sampling repeatable.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -41,6 +50,12 @@ pub(crate) struct GenerationArgs {
     /// Who goes first when the server is busy.
     #[arg(long, value_enum)]
     pub(crate) priority: Option<PriorityArg>,
+    /// Keep what is cached of this request apart from requests with another salt.
+    #[arg(long)]
+    pub(crate) cache_salt: Option<String>,
+    /// Neither read nor write the server's cache of prompts.
+    #[arg(long)]
+    pub(crate) bypass_prefix_cache: bool,
 }
 
 /// Who goes first.
@@ -64,6 +79,9 @@ impl GenerationArgs {
             top_p: self.top_p,
             top_k: self.top_k,
             min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: self.seed,
             max_tokens: self.max_tokens,
             min_tokens: self.min_tokens,
@@ -71,6 +89,8 @@ impl GenerationArgs {
             ignore_eos: self.ignore_eos.then_some(true),
             logprobs: self.logprobs,
             priority: priority.into(),
+            cache_salt: self.cache_salt.clone(),
+            bypass_prefix_cache: self.bypass_prefix_cache.then_some(true),
             ..Parameters::default()
         }
     }

@@ -86,5 +86,5 @@ async fn an_interrupt_between_answers_ends_a_piped_chat() {
     running.write("hello\n").await;
     running.expect("Echo hello\n").await;
     running.interrupt().await;
-    assert_eq!(running.finish().await.code, Some(130));
+    assert_eq!(running.ended().await.code, Some(130));
 }

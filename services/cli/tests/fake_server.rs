@@ -147,6 +147,7 @@ fn finish(tokens: u32) -> Finish {
             attempts: 1,
             ..Receipt::default()
         }),
+        request_usage: None,
     }
 }
 

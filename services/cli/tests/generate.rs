@@ -48,6 +48,15 @@ async fn settings_and_the_key_reach_the_server() {
         "a",
         "--stop",
         "b",
+        "--presence-penalty",
+        "-0.5",
+        "--repetition-penalty",
+        "1.1",
+        "-n",
+        "3",
+        "--cache-salt",
+        "mine",
+        "--bypass-prefix-cache",
     ]);
     run(command.env("KR_SERVER", server.address()).env("KR_API_KEY", "secret"))
         .await
@@ -56,6 +65,14 @@ async fn settings_and_the_key_reach_the_server() {
     let parameters = request.parameters.unwrap();
     assert_eq!((parameters.temperature, parameters.seed), (Some(0.5), Some(7)));
     assert_eq!(parameters.stop, ["a", "b"]);
+    assert_eq!(
+        (parameters.presence_penalty, parameters.repetition_penalty, parameters.n),
+        (Some(-0.5), Some(1.1), Some(3))
+    );
+    assert_eq!(
+        (parameters.cache_salt.as_deref(), parameters.bypass_prefix_cache),
+        (Some("mine"), Some(true))
+    );
     assert_eq!(authorization.as_deref(), Some("Bearer secret"));
 }
 

@@ -143,6 +143,12 @@ impl Running {
     /// Ends its input, waits for its end and returns what it printed since [`Self::expect`].
     pub(crate) async fn finish(mut self) -> Ran {
         drop(self.child.stdin.take());
+        self.ended().await
+    }
+
+    /// Waits for its end while its input stays open, and returns what it printed since [`Self::expect`].
+    pub(crate) async fn ended(mut self) -> Ran {
+        let _input = self.child.stdin.take();
         let mut ran: Ran = within(self.child.wait_with_output()).await.unwrap().into();
         ran.stdout.insert_str(0, &self.stdout);
         ran

@@ -133,8 +133,10 @@ pub(crate) struct LimitsConfig {
     pub(crate) default_max_tokens: u32,
     /// Calls of all clients at a time.
     pub(crate) max_in_flight: usize,
-    /// Requests of one tenant at a time.
+    /// Requests of one tenant at a time; one with several answers counts once for each.
     pub(crate) max_in_flight_per_tenant: usize,
+    /// Answers to one request (`n`).
+    pub(crate) max_choices: u32,
 }
 
 /// Workers that this router starts.
@@ -244,6 +246,7 @@ impl Default for LimitsConfig {
             default_max_tokens: 512,
             max_in_flight: 4096,
             max_in_flight_per_tenant: 1024,
+            max_choices: 16,
         }
     }
 }

@@ -52,6 +52,9 @@ fn request(message: proto::session_request::Message) -> proto::SessionRequest {
 fn admit(admission: Admission) -> proto::Admit {
     let request = admission.request;
     let emitted = u32::try_from(admission.emitted.len()).unwrap_or(u32::MAX);
+    // Before the first generated token went out, all of the prompt's had.
+    let prompt_logprobs = request.prompt_logprobs.filter(|_| emitted == 0);
+    let required_features = required_features(&request.params, prompt_logprobs);
     proto::Admit {
         sequence_id: admission.id.0,
         attempt: admission.attempt,
@@ -71,12 +74,22 @@ fn admit(admission: Admission) -> proto::Admit {
         cache_salt: request.cache_salt.clone(),
         bypass_prefix_cache: request.bypass_prefix_cache,
         logprobs: request.params.logprobs,
-        prompt_logprobs: None,
+        prompt_logprobs,
         constraint: None,
         adapter_id: String::new(),
         traceparent: request.traceparent.clone().unwrap_or_default(),
-        required_features: Vec::new(),
+        required_features,
     }
+}
+
+/// Returns what a worker of an earlier release might not know and must not ignore.
+#[expect(clippy::float_cmp, reason = "compared with the exact values that mean off")]
+fn required_features(params: &SamplingParams, prompt_logprobs: Option<u32>) -> Vec<String> {
+    let penalties =
+        params.repetition_penalty != 1.0 || params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
+    let features = [("penalties", penalties), ("prompt_logprobs", prompt_logprobs.is_some())];
+    let needed = features.into_iter().filter(|(_, needed)| *needed);
+    needed.map(|(feature, _)| feature.to_owned()).collect()
 }
 
 fn sampling(params: &SamplingParams) -> proto::Sampling {
@@ -195,13 +208,18 @@ fn update(sequence: proto::SequenceStep) -> Result<Update, Malformed> {
     }
     Ok(Update {
         id: SequenceId(sequence.sequence_id),
+        prompt_logprobs: each(sequence.prompt_logprobs)?,
         tokens: Tokens {
             start_index: sequence.start_index,
             ids: sequence.ids,
-            logprobs: sequence.logprobs.into_iter().map(logprobs).collect::<Result<_, _>>()?,
+            logprobs: each(sequence.logprobs)?,
         },
         end: sequence.finish.map(end).transpose()?,
     })
+}
+
+fn each(list: Vec<proto::Logprobs>) -> Result<Vec<TokenLogprobs>, Malformed> {
+    list.into_iter().map(logprobs).collect()
 }
 
 fn logprobs(logprobs: proto::Logprobs) -> Result<TokenLogprobs, Malformed> {

@@ -9,13 +9,12 @@ use crate::call::Call;
 use crate::error::Error;
 use crate::inference::Inference;
 use crate::record::{Operation, Outcome, Record};
-use crate::relay::{AnswerText, Relay};
-use crate::sequence::stream::SequenceStream;
+use crate::relay::{AnswerText, Choice, Choices, Relay};
 use crate::sequence::{Failed, SequenceEvent};
 use crate::status;
 use crate::validate::{Asked, Place, Prompt, ValidRequest};
 
-/// An answer that a worker is computing.
+/// A request that workers are computing.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) relay: Relay,
@@ -35,33 +34,27 @@ impl Inference {
         asked: (String, Asked),
     ) -> Result<Answer, Status> {
         let admitted = self.admit(&call, asked).await;
-        let (mut valid, permit) = admitted.map_err(|error| self.refuse(&call, &error))?;
+        let (mut valid, permits) = admitted.map_err(|error| self.refuse(&call, &error))?;
 
         let mut record = Record::begin(call, operation, &valid, self.metrics.clone());
         let traceparent = record.traceparent();
         valid.sequence.traceparent.clone_from(&traceparent);
-        let text = AnswerText::new(&valid).map_err(|error| failed(&mut record, &error))?;
 
         record.queued();
-        let submitted = self.dispatcher.submit(valid.sequence).await;
-        let mut sequence = submitted.map_err(|error| {
+        let submitted = self.submit(&valid).await;
+        let mut choices = submitted.map_err(|error| {
             record.not_queued();
-            failed(&mut record, &error.into())
+            failed(&mut record, &error)
         })?;
-        let accepted = wait_for_worker(&mut sequence, &mut record).await;
+        let accepted = wait_for_worker(&mut choices, &mut record).await;
         accepted.map_err(|error| failed(&mut record, &error.into()))?;
 
-        let relay = Relay {
-            sequence,
-            text,
-            record,
-            _permit: permit,
-        };
+        let relay = Relay::new(&valid, choices, record, permits);
         Ok(Answer { relay, traceparent })
     }
 
-    /// Finds the model, takes the tenant's permit and checks the request.
-    async fn admit(&self, call: &Call, (model, asked): (String, Asked)) -> Result<(ValidRequest, Permit), Error> {
+    /// Finds the model, takes the tenant's permits, one for each choice, and checks the request.
+    async fn admit(&self, call: &Call, (model, asked): (String, Asked)) -> Result<(ValidRequest, Vec<Permit>), Error> {
         let model = self.catalog.resolve(&model)?;
         let longest_sequence = self.longest_sequence(model);
         let place = Place {
@@ -70,26 +63,41 @@ impl Inference {
             longest_sequence,
         };
         // Before the prompt is tokenized, so that a tenant over its limit costs no work.
-        let permit = self.admission.admit(&call.tenant)?;
+        let choices = 0..self.validator.allowed_choices(&asked.parameters);
+        let permits = choices
+            .map(|_| self.admission.admit(&call.tenant))
+            .collect::<Result<_, _>>()?;
         let valid = self.validator.validate(asked, place).await?;
-        Ok((valid, permit))
+        Ok((valid, permits))
+    }
+
+    /// Queues every choice. Where one is refused, those before it leave the queue again.
+    async fn submit(&self, valid: &ValidRequest) -> Result<Choices, Error> {
+        let mut choices = Vec::new();
+        for index in 0..valid.choices {
+            let text = AnswerText::new(valid)?;
+            let sequence = self.dispatcher.submit(valid.sequence_of(index)).await?;
+            choices.push(Choice::new(sequence, text));
+        }
+        Ok(Choices::new(choices))
     }
 }
 
-/// Waits in the queue; its bounds (the deadline, and the configured patience without a worker) are the dispatcher's.
-async fn wait_for_worker(sequence: &mut SequenceStream, record: &mut Record) -> Result<(), Failed> {
-    match sequence.recv().await {
-        Some(SequenceEvent::Accepted(accepted)) => {
-            record.accepted(accepted);
+/// Waits until a worker has accepted one of the choices: others may have to wait until that one has ended. The queue's bounds
+/// (the deadline, and the configured patience without a worker) are the dispatcher's.
+async fn wait_for_worker(choices: &mut Choices, record: &mut Record) -> Result<(), Failed> {
+    match choices.first_event().await {
+        (choice, Some(SequenceEvent::Accepted(accepted))) => {
+            record.accepted(choice, accepted);
             Ok(())
         }
-        Some(SequenceEvent::Failed(failed)) => Err(failed),
-        Some(SequenceEvent::Tokens(_) | SequenceEvent::Finished(_)) | None => Err(Failed::Draining),
+        (_, Some(SequenceEvent::Failed(failed))) => Err(failed),
+        _ => Err(Failed::Draining),
     }
 }
 
 fn failed(record: &mut Record, error: &Error) -> Status {
-    record.end(Outcome::Failed(error));
+    record.end(&Outcome::Failed(error));
     status::status(error, record.request_id())
 }
 

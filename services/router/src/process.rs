@@ -223,6 +223,7 @@ fn services(
         validator: Validator::new(Limits {
             max_prompt_tokens: limits.max_prompt_tokens,
             default_max_tokens: limits.default_max_tokens,
+            max_choices: limits.max_choices,
         }),
         admission: Admission::new(limits.max_in_flight_per_tenant),
         dispatcher: dispatcher.clone(),

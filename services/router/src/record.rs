@@ -1,8 +1,9 @@
-//! What is measured of one request from its admission to its end: the receipt's times, the spans, the metrics and the one
+//! What is measured of one request from its admission to its end: the receipts' times, the spans, the metrics and the one
 //! log line. Written when the record is ended, or dropped because the client left. Holds no text.
 
+mod progress;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use kr_boot::semantic::{ERROR_TYPE, gen_ai};
 use kr_boot::telemetry::{inject_traceparent, set_parent};
@@ -11,13 +12,14 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::call::Call;
-use crate::clock;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::metrics::requests::Ended;
-use crate::sequence::{Accepted, Finished};
+use crate::sequence::{Accepted, Failed, Finished};
 use crate::status;
 use crate::validate::ValidRequest;
+use progress::Moments;
+pub(crate) use progress::{ChoiceEnd, Progress, Times};
 
 /// What a request does, by the GenAI conventions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,58 +40,37 @@ impl Operation {
 /// How a request ended.
 #[derive(Debug)]
 pub(crate) enum Outcome<'a> {
-    /// By itself, with the worker's figures where it gave them.
-    Finished(FinishReason, Option<Finished>),
+    /// Every choice by itself.
+    Answered,
     /// Otherwise.
     Failed(&'a Error),
     /// Nobody reads the answer any more.
     ClientGone,
 }
 
+/// Returns how an answer ends that `error` cut.
+pub(crate) fn reason_of(error: &Error) -> FinishReason {
+    match status::classify(error).0 {
+        tonic::Code::DeadlineExceeded => FinishReason::Cancelled,
+        _ => FinishReason::Error,
+    }
+}
+
 impl Outcome<'_> {
-    pub(crate) fn finish_reason(&self) -> FinishReason {
-        match self {
-            Self::Finished(reason, _) => *reason,
-            Self::Failed(error) if status::classify(error).0 == tonic::Code::DeadlineExceeded => {
-                FinishReason::Cancelled
-            }
-            Self::Failed(_) => FinishReason::Error,
-            Self::ClientGone => FinishReason::Cancelled,
-        }
-    }
-
-    pub(crate) fn figures(&self) -> Option<&Finished> {
-        match self {
-            Self::Finished(_, figures) => figures.as_ref(),
-            Self::Failed(_) | Self::ClientGone => None,
-        }
-    }
-
     fn detail(&self) -> Option<String> {
         match self {
             Self::Failed(error) => error.detail(),
-            Self::Finished(..) | Self::ClientGone => None,
+            Self::Answered | Self::ClientGone => None,
         }
     }
 
     fn error_type(&self) -> Option<&'static str> {
         match self {
-            Self::Finished(..) => None,
+            Self::Answered => None,
             Self::Failed(error) => Some(status::classify(error).1.as_str()),
             Self::ClientGone => Some("CANCELLED"),
         }
     }
-}
-
-/// Where the time went, as this process saw it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Times {
-    pub(crate) queue: Duration,
-    pub(crate) prefill: Option<Duration>,
-    pub(crate) decode: Option<Duration>,
-    pub(crate) to_first_token: Option<Duration>,
-    pub(crate) stall: Duration,
-    pub(crate) total: Duration,
 }
 
 /// One request's record.
@@ -102,13 +83,7 @@ pub(crate) struct Record {
     seed: u64,
     metrics: Arc<Metrics>,
     span: Span,
-    /// The span of the present phase: queued, prefill, decode.
-    phase: Span,
-    acceptance: Option<Accepted>,
-    first_token: Option<Instant>,
-    last_token: Option<Instant>,
-    generated: u32,
-    stall: Duration,
+    choices: Vec<Progress>,
     queued: bool,
     ended: bool,
 }
@@ -136,8 +111,8 @@ impl Record {
         span.set_attribute(gen_ai::REQUEST_TOP_P, f64::from(params.top_p));
         span.set_attribute(gen_ai::REQUEST_TOP_K, i64::from(params.top_k));
         span.set_attribute(gen_ai::REQUEST_SEED, params.seed.cast_signed());
+        span.set_attribute(REQUEST_CHOICES, i64::from(valid.choices));
         span.set_attribute(REQUEST_ID, call.request_id.to_string());
-        let phase = tracing::info_span!(parent: &span, "queued");
         Self {
             call,
             operation,
@@ -145,13 +120,8 @@ impl Record {
             prompt_tokens: u32::try_from(sequence.prompt.len()).unwrap_or(u32::MAX),
             seed: params.seed,
             metrics,
+            choices: (0..valid.choices).map(|_| Progress::queued(&span)).collect(),
             span,
-            phase,
-            acceptance: None,
-            first_token: None,
-            last_token: None,
-            generated: 0,
-            stall: Duration::ZERO,
             queued: false,
             ended: false,
         }
@@ -174,27 +144,26 @@ impl Record {
         self.queued = false;
     }
 
-    /// Notes which worker runs it.
-    pub(crate) fn accepted(&mut self, accepted: Accepted) {
+    /// Notes which worker runs a choice.
+    pub(crate) fn accepted(&mut self, choice: usize, accepted: Accepted) {
         self.span.set_attribute(WORKER, accepted.worker.to_string());
-        self.acceptance = Some(accepted);
-        self.phase = tracing::info_span!(parent: &self.span, "prefill");
-    }
-
-    /// Notes one more generated token.
-    pub(crate) fn token(&mut self) {
-        let now = clock::now();
-        if self.first_token.is_none() {
-            self.first_token = Some(now);
-            self.phase = tracing::info_span!(parent: &self.span, "decode");
+        if let Some(progress) = self.choices.get_mut(choice) {
+            progress.accepted(accepted);
         }
-        self.last_token = Some(now);
-        self.generated += 1;
     }
 
-    /// Notes how long, all in all, the answer stood still because its client did not read.
-    pub(crate) fn stalled(&mut self, stall: Duration) {
-        self.stall = stall;
+    /// Notes one more generated token of a choice.
+    pub(crate) fn token(&mut self, choice: usize) {
+        if let Some(progress) = self.choices.get_mut(choice) {
+            progress.token();
+        }
+    }
+
+    /// Notes a choice's end, and how long, all in all, it stood still because its client did not read.
+    pub(crate) fn choice_ended(&mut self, choice: usize, end: ChoiceEnd, stall: std::time::Duration) {
+        if let Some(progress) = self.choices.get_mut(choice) {
+            progress.ended(end, stall);
+        }
     }
 
     pub(crate) fn request_id(&self) -> RequestId {
@@ -205,45 +174,72 @@ impl Record {
         self.prompt_tokens
     }
 
-    /// Returns how many tokens were generated, which is also the index of the next one.
-    pub(crate) fn generated(&self) -> u32 {
-        self.generated
-    }
-
     pub(crate) fn seed(&self) -> u64 {
         self.seed
     }
 
-    pub(crate) fn acceptance(&self) -> Option<&Accepted> {
-        self.acceptance.as_ref()
+    pub(crate) fn choice(&self, choice: usize) -> Option<&Progress> {
+        self.choices.get(choice)
     }
 
-    pub(crate) fn times(&self) -> Times {
-        let arrived = self.call.arrived;
-        let total = clock::now().saturating_duration_since(arrived);
-        let since = |later: Instant, earlier: Instant| later.saturating_duration_since(earlier);
-        let queue = self.acceptance().map_or(total, |accepted| accepted.queue_time);
-        let dispatched = arrived + queue;
-        Times {
-            queue,
-            prefill: self.first_token.map(|first| since(first, dispatched)),
-            decode: self
-                .last_token
-                .zip(self.first_token)
-                .map(|(last, first)| since(last, first)),
-            to_first_token: self.first_token.map(|first| since(first, arrived)),
-            stall: self.stall,
-            total,
+    /// Returns how many tokens of a choice were generated, which is also the index of the next one.
+    pub(crate) fn generated(&self, choice: usize) -> u32 {
+        self.choice(choice).map_or(0, Progress::generated)
+    }
+
+    /// Returns how many tokens of all choices were generated.
+    pub(crate) fn generated_by_all(&self) -> u32 {
+        let each = self.choices.iter().map(Progress::generated);
+        each.fold(0, u32::saturating_add)
+    }
+
+    /// Returns whether every choice has ended.
+    pub(crate) fn all_ended(&self) -> bool {
+        self.choices.iter().all(|progress| progress.end().is_some())
+    }
+
+    /// Returns the prompt tokens that no choice had to compute: what the choice took from the cache that took the fewest.
+    pub(crate) fn cached_tokens(&self) -> Option<u32> {
+        self.figures().map(|figures| figures.cached_tokens).min()
+    }
+
+    pub(crate) fn times_of(&self, choice: &Progress) -> Times {
+        choice.moments.times(self.call.arrived)
+    }
+
+    fn figures(&self) -> impl Iterator<Item = &Finished> {
+        self.choices.iter().filter_map(Progress::figures)
+    }
+
+    /// Returns the first acceptance there was of a choice, in their order.
+    fn acceptance(&self) -> Option<&Accepted> {
+        self.choices.iter().find_map(Progress::acceptance)
+    }
+
+    /// Returns the times of all choices together: from the first's beginning to the last's end.
+    fn times(&self) -> Times {
+        let moments = self.choices.iter().map(|progress| progress.moments);
+        moments.fold(Moments::default(), Moments::with).times(self.call.arrived)
+    }
+
+    fn finish_reason(&self, outcome: &Outcome<'_>) -> FinishReason {
+        let mut ends = self.choices.iter().filter_map(Progress::end);
+        match outcome {
+            Outcome::Answered if ends.any(|end| end.reason == FinishReason::Length) => FinishReason::Length,
+            Outcome::Answered => FinishReason::Stop,
+            Outcome::Failed(error) => reason_of(error),
+            Outcome::ClientGone => FinishReason::Cancelled,
         }
     }
 
     /// Ends the record: metrics, span and log line, once.
-    pub(crate) fn end(&mut self, outcome: Outcome<'_>) {
+    pub(crate) fn end(&mut self, outcome: &Outcome<'_>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         let times = self.times();
-        let reason = outcome.finish_reason();
+        let reason = self.finish_reason(outcome);
+        let generated = self.generated_by_all();
         if self.queued {
             self.metrics.requests.ended(&Ended {
                 operation: self.operation.as_str(),
@@ -251,15 +247,18 @@ impl Record {
                 finish_reason: reason,
                 error_type: outcome.error_type(),
                 prompt_tokens: self.prompt_tokens,
-                generated_tokens: self.generated,
+                generated_tokens: generated,
+                longest_answer: self.choices.iter().map(Progress::generated).max().unwrap_or(0),
                 times,
             });
         }
-        self.phase = Span::none();
+        for progress in &mut self.choices {
+            progress.close();
+        }
         self.span
             .set_attribute(gen_ai::USAGE_INPUT_TOKENS, i64::from(self.prompt_tokens));
         self.span
-            .set_attribute(gen_ai::USAGE_OUTPUT_TOKENS, i64::from(self.generated));
+            .set_attribute(gen_ai::USAGE_OUTPUT_TOKENS, i64::from(generated));
         self.span
             .set_attribute(gen_ai::RESPONSE_FINISH_REASONS, reason.as_str());
         if let Some(error_type) = outcome.error_type() {
@@ -268,38 +267,41 @@ impl Record {
         if reason == FinishReason::Error {
             self.span.record("otel.status_code", "error");
         }
-        self.log(&outcome, times);
+        self.log(outcome, times);
     }
 
     fn log(&self, outcome: &Outcome<'_>, times: Times) {
-        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
-        let figures = outcome.figures();
+        let seconds = |time: Option<std::time::Duration>| time.map(|time| time.as_secs_f64());
+        let accepted = self.acceptance();
         let _entered = self.span.enter();
         tracing::info!(
             request_id = %self.call.request_id,
             tenant = %self.call.tenant.0,
             model = %self.model,
             operation = self.operation.as_str(),
-            finish_reason = outcome.finish_reason().as_str(),
+            finish_reason = self.finish_reason(outcome).as_str(),
             error = outcome.error_type(),
             detail = outcome.detail(),
+            choices = self.choices.len(),
             prompt_tokens = self.prompt_tokens,
-            generated_tokens = self.generated,
-            cached_tokens = figures.map(|figures| figures.cached_tokens),
+            generated_tokens = self.generated_by_all(),
+            cached_tokens = self.cached_tokens(),
+            preemptions = self.figures().map(|figures| figures.preemptions).max(),
             queue_s = times.queue.as_secs_f64(),
             first_token_s = seconds(times.to_first_token),
             decode_s = seconds(times.decode),
             stall_s = times.stall.as_secs_f64(),
             total_s = times.total.as_secs_f64(),
-            mean_batch_size = figures.map(|figures| figures.mean_batch_size),
-            worker = self.acceptance().map(|accepted| &*accepted.worker),
-            attempts = self.acceptance().map(|accepted| accepted.attempts),
+            mean_batch_size = self.figures().next().map(|figures| figures.mean_batch_size),
+            worker = accepted.map(|accepted| &*accepted.worker),
+            attempts = accepted.map(|accepted| accepted.attempts),
             "request finished"
         );
     }
 }
 
 const REQUEST_ID: &str = "kr.request.id";
+const REQUEST_CHOICES: &str = "gen_ai.request.choice.count";
 const WORKER: &str = "kr.worker";
 
 impl Drop for Record {
@@ -308,9 +310,9 @@ impl Drop for Record {
             return;
         }
         if self.call.is_late() {
-            self.end(Outcome::Failed(&crate::sequence::Failed::DeadlineExceeded.into()));
+            self.end(&Outcome::Failed(&Failed::DeadlineExceeded.into()));
         } else {
-            self.end(Outcome::ClientGone);
+            self.end(&Outcome::ClientGone);
         }
     }
 }

@@ -45,8 +45,11 @@ pub(crate) struct SequenceRequest {
     pub(crate) end_tokens: Arc<[TokenId]>,
     pub(crate) stop_tokens: Vec<TokenId>,
     pub(crate) max_tokens: u32,
+    /// Salt of the block hashes, the tenant mixed in.
     pub(crate) cache_salt: Vec<u8>,
     pub(crate) bypass_prefix_cache: bool,
+    /// Log probabilities of the prompt's tokens, with this many most likely ones beside each.
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) arrived: Instant,
     /// From `grpc-timeout`.
     pub(crate) deadline: Option<Instant>,
@@ -54,13 +57,15 @@ pub(crate) struct SequenceRequest {
     pub(crate) traceparent: Option<String>,
 }
 
-/// What happens to a sequence, in order: `Accepted` first, `Tokens` any number of times, then exactly one of `Finished` and
-/// `Failed`; or `Failed` alone. When a worker is lost before the first token, `Accepted` comes again from the next one and
-/// replaces the one before.
+/// What happens to a sequence, in order: `Accepted` first, `PromptLogprobs` where they were asked for and then `Tokens`, each any
+/// number of times, then exactly one of `Finished` and `Failed`; or `Failed` alone. When a worker is lost before the first token,
+/// `Accepted` comes again from the next one and replaces the one before.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SequenceEvent {
     /// A worker runs it. Response headers go out now.
     Accepted(Accepted),
+    /// More of the prompt's log probabilities: one for each of its tokens but the first, without gap or repeat.
+    PromptLogprobs(Vec<TokenLogprobs>),
     /// More tokens. `start_index` counts generated tokens from 0 without gap or repeat.
     Tokens(Tokens),
     /// It ended by itself.

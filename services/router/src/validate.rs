@@ -24,15 +24,33 @@ pub(crate) struct Limits {
     pub(crate) max_prompt_tokens: u32,
     /// `max_tokens` where a request has none.
     pub(crate) default_max_tokens: u32,
+    /// Most answers to one request.
+    pub(crate) max_choices: u32,
 }
 
 /// A request that needs no further check.
 #[derive(Debug)]
 pub(crate) struct ValidRequest {
     pub(crate) model: Arc<ServedModel>,
+    /// The first choice's; see [`Self::sequence_of`].
     pub(crate) sequence: SequenceRequest,
+    /// How many answers are wanted; at least 1.
+    pub(crate) choices: u32,
     /// Stop texts; they stay at the edge.
     pub(crate) stops: Vec<String>,
+}
+
+impl ValidRequest {
+    /// Returns the sequence of one choice: the same prompt and seed, other random numbers. The prompt's log probabilities are
+    /// the same for all, so the first computes them.
+    pub(crate) fn sequence_of(&self, choice: u32) -> SequenceRequest {
+        let mut sequence = self.sequence.clone();
+        sequence.params.choice_index = choice;
+        if choice > 0 {
+            sequence.prompt_logprobs = None;
+        }
+        sequence
+    }
 }
 
 /// What a client asked, in the form Generate and Chat share.
@@ -67,6 +85,11 @@ impl Validator {
         }
     }
 
+    /// Returns how many answers a request gets if it is valid.
+    pub(crate) fn allowed_choices(&self, parameters: &pb::Parameters) -> u32 {
+        parameters.n.unwrap_or(1).clamp(1, self.limits.max_choices.max(1))
+    }
+
     /// Checks a request against its model.
     ///
     /// # Errors
@@ -82,7 +105,12 @@ impl Validator {
             violations.push(Violation::new("idempotency_key", "is over 128 bytes"));
         }
         let missing = parameters::not_implemented(&asked);
-        let checked = parameters::check(asked.parameters, model.bundle.vocab_size(), &mut violations)?;
+        let choices = self.allowed_choices(&asked.parameters);
+        let most = parameters::Most {
+            vocabulary: model.bundle.vocab_size(),
+            choices: self.limits.max_choices,
+        };
+        let checked = parameters::check(asked.parameters, most, &mut violations)?;
         if !violations.is_empty() {
             return Err(Error::Invalid(violations));
         }
@@ -108,8 +136,9 @@ impl Validator {
             end_tokens: model.bundle.end_ids().into(),
             stop_tokens: checked.stop_tokens,
             max_tokens,
-            cache_salt: salted(&call.tenant.0, &checked.cache_salt),
+            cache_salt: kr_contract::block_salt(&call.tenant.0, &checked.cache_salt),
             bypass_prefix_cache: checked.bypass_prefix_cache,
+            prompt_logprobs: checked.prompt_logprobs,
             arrived: call.arrived,
             deadline: call.deadline,
             traceparent: None,
@@ -118,6 +147,7 @@ impl Validator {
         Ok(ValidRequest {
             model: model.clone(),
             sequence,
+            choices,
             stops: checked.stops,
         })
     }
@@ -148,15 +178,6 @@ impl Validator {
                 .min(self.limits.default_max_tokens)),
         }
     }
-}
-
-/// Mixes the tenant into a cache salt, so that nobody learns from timing what another tenant asked.
-fn salted(tenant: &str, salt: &str) -> Vec<u8> {
-    let mut mixed = Vec::with_capacity(8 + tenant.len() + salt.len());
-    mixed.extend((tenant.len() as u64).to_le_bytes());
-    mixed.extend(tenant.as_bytes());
-    mixed.extend(salt.as_bytes());
-    mixed
 }
 
 #[cfg(test)]

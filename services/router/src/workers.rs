@@ -10,7 +10,7 @@ use kr_contract::{SequenceId, TokenId};
 use tokio::sync::mpsc;
 
 use crate::policy::WorkerIndex;
-use crate::sequence::{CancelReason, Finished, SequenceRequest, Tokens};
+use crate::sequence::{CancelReason, Finished, SequenceRequest, TokenLogprobs, Tokens};
 
 pub(crate) mod address;
 pub(crate) mod backoff;
@@ -161,6 +161,8 @@ pub(crate) struct Step {
 #[derive(Debug)]
 pub(crate) struct Update {
     pub(crate) id: SequenceId,
+    /// Of the prompt's tokens that this step scored.
+    pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
     pub(crate) tokens: Tokens,
     pub(crate) end: Option<End>,
 }

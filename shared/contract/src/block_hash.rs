@@ -22,7 +22,7 @@ pub struct BlockHasher {
 }
 
 impl BlockHasher {
-    /// Starts a chain under `salt` (the tenant's, mixed with the request's own `cache_salt`).
+    /// Starts a chain under `salt`, which is [`block_salt`](crate::block_salt)'s.
     #[must_use]
     pub fn new(salt: &[u8]) -> Self {
         let digest = Sha256::new().chain_update(HASH_SCHEME).chain_update(salt).finalize();

@@ -210,12 +210,20 @@ impl Validate for QueueConfig {
 
 impl Validate for LimitsConfig {
     fn validate(&self) -> Vec<Problem> {
-        at_least_one(&[
+        let mut problems = at_least_one(&[
             ("max_message_bytes", self.max_message_bytes),
             ("default_max_tokens", self.default_max_tokens as usize),
             ("max_in_flight", self.max_in_flight),
             ("max_in_flight_per_tenant", self.max_in_flight_per_tenant),
-        ])
+            ("max_choices", self.max_choices as usize),
+        ]);
+        if self.max_choices as usize > self.max_in_flight_per_tenant {
+            let most = self.max_in_flight_per_tenant;
+            let message = format!("over max_in_flight_per_tenant ({most}), where each answer counts");
+            let cure = format!("set it to {most} or less");
+            problems.push(Problem::new("max_choices", self.max_choices, message, cure));
+        }
+        problems
     }
 }
 

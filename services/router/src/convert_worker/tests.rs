@@ -85,3 +85,26 @@ fn durations_out_of_range_become_zero() {
     assert_eq!(from_wire(Some(negative)), Duration::ZERO);
     assert_eq!(from_wire(None), Duration::ZERO);
 }
+
+#[test]
+fn what_an_older_worker_might_ignore_is_required_of_it() {
+    let mut request = crate::dispatch::testing::request(8);
+    let told = |request: &crate::sequence::SequenceRequest, emitted: &[u32]| {
+        admit(Admission {
+            id: SequenceId(3),
+            attempt: 1,
+            request: request.clone().into(),
+            emitted: emitted.to_vec(),
+            time_left: None,
+        })
+    };
+    assert_eq!(told(&request, &[]).required_features, [""; 0]);
+    request.params.frequency_penalty = 0.5;
+    request.prompt_logprobs = Some(2);
+    let first = told(&request, &[]);
+    assert_eq!(first.required_features, ["penalties", "prompt_logprobs"]);
+    assert_eq!(first.prompt_logprobs, Some(2));
+    let replay = told(&request, &[7]);
+    assert_eq!(replay.required_features, ["penalties"]);
+    assert_eq!(replay.prompt_logprobs, None, "the client has them");
+}

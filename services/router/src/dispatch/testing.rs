@@ -27,6 +27,7 @@ pub(crate) fn request(max_tokens: u32) -> SequenceRequest {
         max_tokens,
         cache_salt: Vec::new(),
         bypass_prefix_cache: false,
+        prompt_logprobs: None,
         arrived: clock::now(),
         deadline: None,
         traceparent: None,

@@ -35,6 +35,7 @@ fn bed(tenant_limit: usize) -> Bed {
     let limits = Limits {
         max_prompt_tokens: 0,
         default_max_tokens: 32,
+        max_choices: 4,
     };
     let inference = Inference {
         catalog: Arc::new(Catalog::new(vec![byte_model(0, "model", &[])])),
@@ -219,4 +220,50 @@ async fn what_a_worker_refuses_for_good_is_the_requests_fault() {
     worker.reject(id, worker_pb::RejectReason::TooLarge).await;
     let answered = soon(answering).await.unwrap();
     assert_eq!(refused(answered), (Code::InvalidArgument, "REQUEST_REFUSED".to_owned()));
+}
+
+fn several(n: u32) -> pb::GenerateRequest {
+    let parameters = pb::Parameters {
+        n: Some(n),
+        seed: Some(9),
+        ..Default::default()
+    };
+    pb::GenerateRequest {
+        parameters: Some(parameters),
+        ..prompt("hi")
+    }
+}
+
+#[tokio::test]
+async fn each_choice_is_a_sequence_and_a_dropped_answer_cancels_them_all() {
+    let mut bed = bed(8);
+    let mut worker = bed.ready().await;
+    let answering = tokio::spawn(bed.generate(several(2)));
+    let (one, other) = (worker.next_admit().await, worker.next_admit().await);
+    let drawn = |admit: &worker_pb::Admit| {
+        let sampling = admit.sampling.as_ref().unwrap();
+        (sampling.seed, sampling.choice_index)
+    };
+    assert_eq!((drawn(&one), drawn(&other)), ((9, 0), (9, 1)));
+    assert_eq!(one.prompt_ids, other.prompt_ids);
+    worker.accept(other.sequence_id).await;
+    drop(soon(answering).await.unwrap().unwrap());
+    let mut cancelled = [worker.next_cancel().await.0, worker.next_cancel().await.0];
+    cancelled.sort_unstable();
+    assert_eq!(cancelled, [one.sequence_id, other.sequence_id]);
+}
+
+#[tokio::test]
+async fn each_choice_takes_a_permit() {
+    let mut bed = bed(2);
+    let (code, reason) = refused(soon(bed.generate(several(3))).await);
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "TENANT_LIMIT"));
+    let mut worker = bed.ready().await;
+    let answering = tokio::spawn(bed.generate(several(2)));
+    let id = worker.next_admit().await.sequence_id;
+    assert_eq!(refused(soon(bed.generate(prompt("one"))).await).1, "TENANT_LIMIT");
+    worker.accept(id).await;
+    drop(soon(answering).await.unwrap().unwrap());
+    let _next = tokio::spawn(bed.generate(prompt("one")));
+    worker.next_admit().await;
 }

@@ -62,6 +62,7 @@ async fn metrics_have_the_genai_names() {
         error_type: None,
         prompt_tokens: 3,
         generated_tokens: 5,
+        longest_answer: 5,
         times: crate::record::Times {
             to_first_token: Some(std::time::Duration::from_millis(20)),
             decode: Some(std::time::Duration::from_millis(40)),

@@ -42,7 +42,10 @@ pub(crate) struct Ended<'a> {
     pub(crate) finish_reason: FinishReason,
     pub(crate) error_type: Option<&'static str>,
     pub(crate) prompt_tokens: u32,
+    /// Of all choices together.
     pub(crate) generated_tokens: u32,
+    /// Tokens of the choice with the most.
+    pub(crate) longest_answer: u32,
     pub(crate) times: Times,
 }
 
@@ -205,8 +208,8 @@ impl Requests {
         if let Some(first) = times.to_first_token {
             self.time_to_first_token.record(first.as_secs_f64(), &labels);
         }
-        if let Some(decode) = times.decode.filter(|_| ended.generated_tokens > 1) {
-            let each = decode.as_secs_f64() / f64::from(ended.generated_tokens - 1);
+        if let Some(decode) = times.decode.filter(|_| ended.longest_answer > 1) {
+            let each = decode.as_secs_f64() / f64::from(ended.longest_answer - 1);
             self.time_per_output_token.record(each, &labels);
         }
     }

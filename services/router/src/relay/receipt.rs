@@ -1,38 +1,43 @@
-//! The last message of an answer: finish reason, usage, receipt.
+//! The last message of a choice: finish reason, usage, receipt.
 
 use std::time::Duration;
 
 use kr_contract::{Exactness, FinishReason};
 use kr_proto::serve as pb;
 
-use crate::record::{Outcome, Record};
-use crate::sequence::Finished;
+use crate::record::{Progress, Record};
 
-/// Puts together what is known at the end of an answer.
-pub(super) fn finish(record: &Record, outcome: &Outcome<'_>) -> pb::Finish {
-    let figures = outcome.figures();
-    let reason = match outcome.finish_reason() {
+/// Puts together what is known at the end of a choice, and after the last choice what the whole request took.
+pub(super) fn finish(record: &Record, choice: &Progress) -> pb::Finish {
+    let reason = match choice.end().map_or(FinishReason::Error, |end| end.reason) {
         FinishReason::Stop => pb::FinishReason::Stop,
         FinishReason::Length => pb::FinishReason::Length,
         FinishReason::Cancelled => pb::FinishReason::Cancelled,
         FinishReason::Error => pb::FinishReason::Error,
     };
-    let (prompt_tokens, completion_tokens) = (record.prompt_tokens(), record.generated());
+    let cached = choice.figures().map_or(0, |figures| figures.cached_tokens);
+    let of_all = || usage(record, record.generated_by_all(), record.cached_tokens().unwrap_or(0));
     pb::Finish {
         reason: reason.into(),
-        usage: Some(pb::Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens.saturating_add(completion_tokens),
-            cached_tokens: figures.map_or(0, |figures| figures.cached_tokens),
-        }),
-        receipt: Some(receipt(record, figures)),
+        usage: Some(usage(record, choice.generated(), cached)),
+        receipt: Some(receipt(record, choice)),
+        request_usage: record.all_ended().then(of_all),
     }
 }
 
-fn receipt(record: &Record, figures: Option<&Finished>) -> pb::Receipt {
-    let times = record.times();
-    let accepted = record.acceptance();
+fn usage(record: &Record, completion_tokens: u32, cached_tokens: u32) -> pb::Usage {
+    let prompt_tokens = record.prompt_tokens();
+    pb::Usage {
+        prompt_tokens,
+        completion_tokens,
+        total_tokens: prompt_tokens.saturating_add(completion_tokens),
+        cached_tokens,
+    }
+}
+
+fn receipt(record: &Record, choice: &Progress) -> pb::Receipt {
+    let (times, figures) = (record.times_of(choice), choice.figures());
+    let accepted = choice.acceptance();
     let duration = |time: Duration| prost_types::Duration::try_from(time).ok();
     let exactness = accepted.map_or(pb::Exactness::Unspecified, |accepted| match accepted.exactness {
         Exactness::Invariant => pb::Exactness::Invariant,

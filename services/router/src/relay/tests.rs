@@ -16,13 +16,19 @@ use crate::catalog::tests::byte_model;
 use crate::metrics::Metrics;
 use crate::record::Operation;
 use crate::sequence::stream::detached;
-use crate::sequence::{Accepted, SequenceSender, Tenant};
+use crate::sequence::{Accepted, SequenceSender, Tenant, TokenLogprobs};
 use crate::validate::{Asked, Limits, Place, Prompt, Validator};
 
 type Answer = std::pin::Pin<Box<dyn Stream<Item = Result<Piece, Status>> + Send>>;
 
 /// A request for bytes as tokens, running on a worker that the test plays.
 async fn running(parameters: pb::Parameters) -> (SequenceSender, Answer, Admission) {
+    let (mut senders, answer, admission) = running_choices(parameters).await;
+    (senders.remove(0), answer, admission)
+}
+
+/// The same with a sender for each choice.
+async fn running_choices(parameters: pb::Parameters) -> (Vec<SequenceSender>, Answer, Admission) {
     let call = Call::begin(&HeaderMap::new()).unwrap();
     let model = Arc::new(byte_model(0, "bytes", &[]));
     let asked = Asked {
@@ -38,28 +44,34 @@ async fn running(parameters: pb::Parameters) -> (SequenceSender, Answer, Admissi
     let limits = Limits {
         max_prompt_tokens: 0,
         default_max_tokens: 100,
+        max_choices: 4,
     };
     let valid = Validator::new(limits).validate(asked, place).await.unwrap();
     let metrics = Arc::new(Metrics::new(&NoopMeterProvider::new().meter("test")));
     let mut record = Record::begin(call, Operation::Generate, &valid, metrics);
     record.queued();
-    record.accepted(Accepted {
+    let admission = Admission::new(1);
+    let (mut senders, mut choices) = (Vec::new(), Vec::new());
+    for choice in 0..valid.choices {
+        record.accepted(choice as usize, accepted());
+        let (sender, sequence) = detached();
+        senders.push(sender);
+        choices.push(Choice::new(sequence, AnswerText::new(&valid).unwrap()));
+    }
+    let permits = vec![admission.admit(&Tenant("t".into())).unwrap()];
+    let relay = Relay::new(&valid, Choices::new(choices), record, permits);
+    (senders, Box::pin(relay.into_stream()), admission)
+}
+
+fn accepted() -> Accepted {
+    Accepted {
         worker: "w-0".into(),
         exactness: Exactness::Close,
         numerics_fingerprint: "fake".into(),
         model_digest: "d".into(),
         attempts: 1,
         queue_time: Duration::from_millis(3),
-    });
-    let admission = Admission::new(1);
-    let (sender, sequence) = detached();
-    let relay = Relay {
-        sequence,
-        text: AnswerText::new(&valid).unwrap(),
-        record,
-        _permit: admission.admit(&Tenant("t".into())).unwrap(),
-    };
-    (sender, Box::pin(relay.into_stream()), admission)
+    }
 }
 
 fn stopping_at(stops: &[&str]) -> pb::Parameters {
@@ -292,6 +304,7 @@ async fn logprobs_name_their_tokens() {
     let piece = answer.next().await.unwrap().unwrap();
     let named = &piece.logprobs[0];
     assert_eq!((named.token_id, named.logprob), (u32::from(b'a'), -0.5));
+    assert_eq!(named.text, "a");
     let texts: Vec<&str> = named.top.iter().map(|top| top.text.as_str()).collect();
     assert_eq!(texts, ["a", ""], "half a character has no text");
 }
@@ -313,4 +326,139 @@ async fn time_the_client_does_not_read_is_stall() {
     let (_, last, _) = read(answer).await;
     let stall = last.finish.unwrap().receipt.unwrap().stall_time.unwrap();
     assert_eq!((stall.seconds, stall.nanos), (2, 0));
+}
+
+fn several(n: u32) -> pb::Parameters {
+    pb::Parameters {
+        n: Some(n),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn choices_come_interleaved_and_each_has_its_end() {
+    let (mut senders, mut answer, _) = running_choices(several(2)).await;
+    send(&mut senders[1], 0, b"on");
+    send(&mut senders[0], 0, b"z");
+    let mut places = Vec::new();
+    for _ in 0..2 {
+        let piece = answer.next().await.unwrap().unwrap();
+        places.push((piece.choice_index, piece.text, piece.start_index));
+    }
+    places.sort_unstable();
+    assert_eq!(places, [(0, "z".to_owned(), 0), (1, "on".to_owned(), 0)]);
+    let mut first = senders.remove(0);
+    send(&mut first, 1, b"ero");
+    let cached = |cached_tokens| Finished {
+        cached_tokens,
+        ..finished(FinishReason::Stop)
+    };
+    first.finish(cached(1));
+    let end = answer.next().await.unwrap().unwrap();
+    assert_eq!((end.choice_index, end.text.as_str(), end.start_index), (0, "ero", 1));
+    let finish = end.finish.unwrap();
+    assert_eq!(finish.usage.unwrap().completion_tokens, 4);
+    assert_eq!(finish.request_usage, None, "another choice is still running");
+    senders.remove(0).finish(cached(2));
+    let (_, last, status) = read(answer).await;
+    assert_eq!((last.choice_index, status.is_none()), (1, true));
+    let finish = last.finish.unwrap();
+    assert_eq!(finish.usage.unwrap().completion_tokens, 2);
+    let whole = finish.request_usage.unwrap();
+    assert_eq!(
+        (whole.prompt_tokens, whole.completion_tokens, whole.total_tokens),
+        (2, 6, 8)
+    );
+    assert_eq!(
+        whole.cached_tokens, 1,
+        "the prompt is counted as the first to compute it did"
+    );
+}
+
+#[tokio::test]
+async fn a_choice_that_always_has_something_to_say_does_not_silence_the_others() {
+    let (mut senders, mut answer, _) = running_choices(several(3)).await;
+    let mut heard = [0; 3];
+    for turn in 0..9 {
+        for sender in &mut senders {
+            send(sender, turn, b"x");
+        }
+        let piece = answer.next().await.unwrap().unwrap();
+        heard[piece.choice_index as usize] += 1;
+    }
+    assert_eq!(heard, [3, 3, 3]);
+}
+
+#[tokio::test]
+async fn a_failing_choice_ends_the_request_and_every_choice_says_so() {
+    let (mut senders, mut answer, _) = running_choices(several(3)).await;
+    send(&mut senders[0], 0, b"a");
+    assert_eq!(answer.next().await.unwrap().unwrap().choice_index, 0);
+    senders.remove(0).finish(finished(FinishReason::Length));
+    let failing = senders.remove(1);
+    send(&mut senders[0], 0, b"bc");
+    assert_eq!(answer.next().await.unwrap().unwrap().choice_index, 1);
+    let end = answer.next().await.unwrap().unwrap();
+    let mut ends = vec![(end.choice_index, reason(&end), false)];
+    failing.fail(Failed::WorkerLost { emitted: 0 });
+    let status = loop {
+        match answer.next().await.unwrap() {
+            Ok(piece) => {
+                let finish = piece.finish.unwrap();
+                ends.push((piece.choice_index, finish.reason(), finish.request_usage.is_some()));
+            }
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(
+        ends,
+        [
+            (0, pb::FinishReason::Length, false),
+            (2, pb::FinishReason::Error, false),
+            (1, pb::FinishReason::Cancelled, true),
+        ]
+    );
+    assert_eq!(status.get_details_error_info().unwrap().reason, "WORKER_LOST");
+    assert!(answer.next().await.is_none());
+    assert!(senders[0].is_closed(), "the other choice is cancelled");
+}
+
+#[tokio::test]
+async fn a_stop_text_ends_one_choice_alone() {
+    let parameters = pb::Parameters {
+        n: Some(2),
+        ..stopping_at(&["."])
+    };
+    let (mut senders, mut answer, _) = running_choices(parameters).await;
+    send(&mut senders[0], 0, b"yes.");
+    assert_eq!(answer.next().await.unwrap().unwrap().text, "yes");
+    send(&mut senders[1], 0, b"no");
+    assert_eq!(answer.next().await.unwrap().unwrap().text, "no");
+    senders.remove(0).finish(finished(FinishReason::Cancelled));
+    let end = answer.next().await.unwrap().unwrap();
+    assert_eq!((end.choice_index, reason(&end)), (0, pb::FinishReason::Stop));
+    senders.remove(0).finish(finished(FinishReason::Length));
+    let (_, last, _) = read(answer).await;
+    assert_eq!((last.choice_index, reason(&last)), (1, pb::FinishReason::Length));
+}
+
+#[tokio::test]
+async fn the_prompts_log_probabilities_come_before_the_answer() {
+    let parameters = pb::Parameters {
+        prompt_logprobs: Some(1),
+        ..Default::default()
+    };
+    let (mut sender, mut answer, _) = running(parameters).await;
+    let score = TokenLogprobs {
+        chosen: -2.0,
+        top: vec![(u32::from(b'c'), -0.5)],
+    };
+    sender.prompt_logprobs(vec![score]);
+    send(&mut sender, 0, b"x");
+    let piece = answer.next().await.unwrap().unwrap();
+    assert_eq!((piece.prompt_logprobs.len(), piece.token_ids.len()), (1, 0));
+    let named = &piece.prompt_logprobs[0];
+    assert_eq!((named.text.as_str(), named.logprob), ("b", -2.0), "the prompt is `ab`");
+    assert_eq!(named.top[0].text, "c");
+    assert_eq!(answer.next().await.unwrap().unwrap().text, "x");
 }

@@ -1,5 +1,6 @@
 //! The way of a sequence's events to the edge, and of its cancellation back. Unread tokens are merged into one event, so a
-//! stream holds three events at most and a slow reader costs memory up to [`StreamLimits`] and nobody else anything.
+//! stream holds four events at most and a slow reader costs memory up to [`StreamLimits`] (and its prompt's log probabilities,
+//! if it asked for them) and nobody else anything.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::clock;
 
-use super::{Accepted, CancelReason, Failed, Finished, SequenceEvent, SequenceKey, Tokens};
+use super::{Accepted, CancelReason, Failed, Finished, SequenceEvent, SequenceKey, TokenLogprobs, Tokens};
 
 /// How far a reader may fall behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,7 @@ impl Cancellations {
 #[derive(Debug, Default)]
 struct Unread {
     accepted: Option<Accepted>,
+    prompt_logprobs: Vec<TokenLogprobs>,
     tokens: Option<Tokens>,
     tokens_since: Option<Instant>,
     end: Option<SequenceEvent>,
@@ -90,6 +92,8 @@ pub(crate) fn channel(
     let sender = SequenceSender {
         shared: shared.clone(),
         limits,
+        scored: 0,
+        scored_by_this_worker: 0,
     };
     let stream = SequenceStream {
         shared,
@@ -112,11 +116,28 @@ pub(crate) fn detached() -> (SequenceSender, SequenceStream) {
 pub(crate) struct SequenceSender {
     shared: Arc<Shared>,
     limits: StreamLimits,
+    /// Log probabilities of the prompt that were passed on,
+    scored: usize,
+    /// and those that the present worker gave: after a loss it begins again.
+    scored_by_this_worker: usize,
 }
 
 impl SequenceSender {
     pub(crate) fn accepted(&mut self, accepted: Accepted) {
+        self.scored_by_this_worker = 0;
         lock(&self.shared.unread).accepted = Some(accepted);
+        self.shared.readable.notify_one();
+    }
+
+    /// Adds log probabilities of the prompt, which continue those the same worker gave before; what an earlier worker gave
+    /// already is left out.
+    pub(crate) fn prompt_logprobs(&mut self, logprobs: Vec<TokenLogprobs>) {
+        let known = self.scored.saturating_sub(self.scored_by_this_worker);
+        self.scored_by_this_worker += logprobs.len();
+        self.scored = self.scored.max(self.scored_by_this_worker);
+        lock(&self.shared.unread)
+            .prompt_logprobs
+            .extend(logprobs.into_iter().skip(known));
         self.shared.readable.notify_one();
     }
 
@@ -213,6 +234,9 @@ impl SequenceStream {
         let mut unread = lock(&self.shared.unread);
         if let Some(accepted) = unread.accepted.take() {
             return Some(SequenceEvent::Accepted(accepted));
+        }
+        if !unread.prompt_logprobs.is_empty() {
+            return Some(SequenceEvent::PromptLogprobs(mem::take(&mut unread.prompt_logprobs)));
         }
         if let Some(tokens) = unread.tokens.take() {
             if let Some(since) = unread.tokens_since.take() {

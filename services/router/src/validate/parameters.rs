@@ -12,7 +12,6 @@ const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKENS: usize = 64;
 const MAX_LOGPROBS: u32 = 20;
 const MAX_LOGIT_BIAS: usize = 1024;
-const MAX_CHOICES: u32 = 16;
 const MAX_SALT_BYTES: usize = 256;
 
 /// Parameters with every default filled in but `max_tokens`, which depends on the prompt.
@@ -25,29 +24,24 @@ pub(crate) struct Checked {
     pub(crate) priority: Priority,
     pub(crate) cache_salt: String,
     pub(crate) bypass_prefix_cache: bool,
+    pub(crate) prompt_logprobs: Option<u32>,
+}
+
+/// Bounds that are not the same for every server and model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    /// Tokens of the model.
+    pub(super) vocabulary: usize,
+    /// Answers to one request.
+    pub(super) choices: u32,
 }
 
 /// Returns the fields that are set, not neutral, and not implemented.
 pub(super) fn not_implemented(asked: &Asked) -> Vec<&'static str> {
     let parameters = &asked.parameters;
     let grouped = |grouping: &pb::StreamGrouping| grouping.max_tokens > 0 || grouping.max_delay.is_some();
-    // `cache_salt`, `bypass_prefix_cache` and `disable_coalescing` are not here: the first two go to the worker, and
-    // requests are never coalesced yet, so that the third is honoured as it stands.
+    // `disable_coalescing` is not here: requests are never coalesced yet, so that it is honoured as it stands.
     let fields = [
-        (
-            parameters.repetition_penalty.is_some_and(|value| value != 1.0),
-            "parameters.repetition_penalty",
-        ),
-        (
-            parameters.presence_penalty.is_some_and(|value| value != 0.0),
-            "parameters.presence_penalty",
-        ),
-        (
-            parameters.frequency_penalty.is_some_and(|value| value != 0.0),
-            "parameters.frequency_penalty",
-        ),
-        (parameters.prompt_logprobs.is_some(), "parameters.prompt_logprobs"),
-        (parameters.n.is_some_and(|n| n != 1), "parameters.n"),
         (parameters.response_format.is_some(), "parameters.response_format"),
         (
             parameters.stream_grouping.as_ref().is_some_and(grouped),
@@ -69,11 +63,7 @@ pub(super) fn not_implemented(asked: &Asked) -> Vec<&'static str> {
 ///
 /// # Errors
 /// When the system gives no random numbers for the seed.
-pub(super) fn check(
-    parameters: pb::Parameters,
-    vocabulary: usize,
-    violations: &mut Vec<Violation>,
-) -> Result<Checked, Error> {
+pub(super) fn check(parameters: pb::Parameters, most: Most, violations: &mut Vec<Violation>) -> Result<Checked, Error> {
     let neutral = SamplingParams::default();
     let params = SamplingParams {
         temperature: parameters.temperature.unwrap_or(neutral.temperature),
@@ -113,8 +103,8 @@ pub(super) fn check(
     if parameters.max_tokens == Some(0) {
         wrong("max_tokens", "is 0, allowed is 1 or more".to_owned());
     }
-    if let Some(n) = parameters.n.filter(|n| !(1..=MAX_CHOICES).contains(n)) {
-        wrong("n", format!("is {n}, allowed is 1 to {MAX_CHOICES}"));
+    if let Some(n) = parameters.n.filter(|n| !(1..=most.choices).contains(n)) {
+        wrong("n", format!("is {n}, allowed is 1 to {}", most.choices));
     }
     if parameters.logit_bias.len() > MAX_LOGIT_BIAS {
         wrong(
@@ -143,10 +133,10 @@ pub(super) fn check(
     check_known(
         "stop_token_ids",
         parameters.stop_token_ids.iter(),
-        vocabulary,
+        most.vocabulary,
         &mut wrong,
     );
-    check_known("logit_bias", parameters.logit_bias.keys(), vocabulary, &mut wrong);
+    check_known("logit_bias", parameters.logit_bias.keys(), most.vocabulary, &mut wrong);
     Ok(Checked {
         params,
         stops: parameters.stop,
@@ -155,6 +145,7 @@ pub(super) fn check(
         priority: priority(parameters.priority, &mut wrong),
         cache_salt: salt,
         bypass_prefix_cache: parameters.bypass_prefix_cache.unwrap_or(false),
+        prompt_logprobs: parameters.prompt_logprobs,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::sequence::Priority;
 const LIMITS: Limits = Limits {
     max_prompt_tokens: 0,
     default_max_tokens: 16,
+    max_choices: 16,
 };
 
 fn text(prompt: &str) -> Asked {
@@ -236,11 +237,6 @@ async fn fields_that_are_not_implemented_are_refused_by_name() {
     let asked = Asked {
         idempotency_key: "once".to_owned(),
         ..with(pb::Parameters {
-            repetition_penalty: Some(1.1),
-            presence_penalty: Some(0.5),
-            frequency_penalty: Some(0.5),
-            prompt_logprobs: Some(0),
-            n: Some(2),
             response_format: Some(pb::ResponseFormat::default()),
             stream_grouping: Some(pb::StreamGrouping {
                 max_tokens: 4,
@@ -256,11 +252,6 @@ async fn fields_that_are_not_implemented_are_refused_by_name() {
     assert_eq!(
         fields,
         [
-            "parameters.repetition_penalty",
-            "parameters.presence_penalty",
-            "parameters.frequency_penalty",
-            "parameters.prompt_logprobs",
-            "parameters.n",
             "parameters.response_format",
             "parameters.stream_grouping",
             "parameters.adapter",
@@ -272,24 +263,76 @@ async fn fields_that_are_not_implemented_are_refused_by_name() {
 #[tokio::test]
 async fn neutral_values_of_such_fields_are_no_obstacle() {
     let neutral = pb::Parameters {
-        repetition_penalty: Some(1.0),
-        presence_penalty: Some(0.0),
-        frequency_penalty: Some(0.0),
-        n: Some(1),
         stream_grouping: Some(pb::StreamGrouping::default()),
         adapter: Some(String::new()),
         disable_coalescing: Some(true),
+        ..Default::default()
+    };
+    assert!(validate(with(neutral)).await.is_ok());
+}
+
+#[tokio::test]
+async fn penalties_reach_the_sequence_and_are_held_to_their_ranges() {
+    let penalties = |repetition, presence, frequency| pb::Parameters {
+        repetition_penalty: Some(repetition),
+        presence_penalty: Some(presence),
+        frequency_penalty: Some(frequency),
+        ..Default::default()
+    };
+    let params = validate(with(penalties(1.1, 0.5, -0.5))).await.unwrap().sequence.params;
+    assert_eq!(
+        (
+            params.repetition_penalty,
+            params.presence_penalty,
+            params.frequency_penalty
+        ),
+        (1.1, 0.5, -0.5)
+    );
+    assert_eq!(
+        fields(with(penalties(0.0, 2.5, f32::NAN))).await,
+        [
+            "parameters.repetition_penalty",
+            "parameters.presence_penalty",
+            "parameters.frequency_penalty"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn choices_share_prompt_and_seed_and_differ_by_their_index() {
+    let asking = |n| pb::Parameters {
+        n: Some(n),
+        prompt_logprobs: Some(3),
+        ..Default::default()
+    };
+    let valid = validate(with(asking(3))).await.unwrap();
+    assert_eq!(valid.choices, 3);
+    let choices: Vec<_> = (0..3).map(|choice| valid.sequence_of(choice)).collect();
+    assert!(
+        choices
+            .iter()
+            .all(|choice| choice.params.seed == valid.sequence.params.seed)
+    );
+    let differing: Vec<_> = choices
+        .iter()
+        .map(|choice| (choice.params.choice_index, choice.prompt_logprobs))
+        .collect();
+    assert_eq!(differing, [(0, Some(3)), (1, None), (2, None)]);
+    for n in [0, 17] {
+        assert_eq!(fields(with(asking(n))).await, ["parameters.n"], "{n}");
+    }
+}
+
+#[tokio::test]
+async fn the_cache_is_salted_and_bypassed_as_asked() {
+    let parameters = pb::Parameters {
         bypass_prefix_cache: Some(true),
         cache_salt: Some("mine".to_owned()),
         ..Default::default()
     };
-    let sequence = validate(with(neutral)).await.unwrap().sequence;
-    assert!(sequence.bypass_prefix_cache && sequence.cache_salt.ends_with(b"mine"));
-}
-
-#[test]
-fn salts_of_different_tenants_never_meet() {
-    assert_ne!(salted("a", "bc"), salted("ab", "c"));
+    let sequence = validate(with(parameters)).await.unwrap().sequence;
+    assert!(sequence.bypass_prefix_cache);
+    assert_eq!(sequence.cache_salt, kr_contract::block_salt("default", "mine"));
 }
 
 fn conversation(messages: usize, role: &str, content: &str) -> Asked {

@@ -132,6 +132,7 @@ mod tests {
             accepted: vec![ID],
             updates: vec![Update {
                 id: ID,
+                prompt_logprobs: Vec::new(),
                 tokens: Tokens::default(),
                 end: ends.then(|| End::Failed { message: String::new() }),
             }],

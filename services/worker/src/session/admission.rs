@@ -7,7 +7,14 @@ use kr_proto::worker::{Admit, RejectReason, Sampling};
 use crate::convert;
 
 /// What this worker announces in Hello; other features may not be required of it.
-pub(crate) const FEATURES: [&str; 4] = ["logit_bias", "logprobs", "min_p", "replay"];
+pub(crate) const FEATURES: [&str; 6] = [
+    "logit_bias",
+    "logprobs",
+    "min_p",
+    "penalties",
+    "prompt_logprobs",
+    "replay",
+];
 
 /// Most alternatives that log probabilities are reported for.
 const MAX_LOGPROBS: u32 = 20;
@@ -37,7 +44,7 @@ pub(super) fn check(admit: Admit, vocabulary_size: u32) -> Result<SequenceReques
     let Some(sampling) = &admit.sampling else {
         return reject(RejectReason::Invalid, "sampling is missing".to_owned());
     };
-    if let Some(message) = unsupported(&admit, sampling) {
+    if let Some(message) = unsupported(&admit) {
         return reject(RejectReason::Unsupported, message);
     }
     let params = convert::sampling_params(sampling, admit.logprobs);
@@ -59,7 +66,7 @@ pub(super) fn missing_feature(required: &[String]) -> Option<&String> {
     required.iter().find(|feature| !FEATURES.contains(&feature.as_str()))
 }
 
-fn unsupported(admit: &Admit, sampling: &Sampling) -> Option<String> {
+fn unsupported(admit: &Admit) -> Option<String> {
     if let Some(feature) = missing_feature(&admit.required_features) {
         return Some(format!(
             "required feature {feature} is unknown here; this worker has {}",
@@ -69,10 +76,6 @@ fn unsupported(admit: &Admit, sampling: &Sampling) -> Option<String> {
     let asked_for = [
         ("constraint", admit.constraint.is_some()),
         ("adapter_id", !admit.adapter_id.is_empty()),
-        ("prompt_logprobs", admit.prompt_logprobs.is_some()),
-        ("sampling.repetition_penalty", differs(sampling.repetition_penalty, 1.0)),
-        ("sampling.presence_penalty", differs(sampling.presence_penalty, 0.0)),
-        ("sampling.frequency_penalty", differs(sampling.frequency_penalty, 0.0)),
     ];
     let (field, _) = asked_for.into_iter().find(|(_, asked)| *asked)?;
     Some(format!("{field} is not supported by this worker; leave it out"))
@@ -86,8 +89,10 @@ fn invalid(admit: &Admit, sampling: &Sampling, vocabulary_size: u32) -> Vec<Stri
     if admit.max_tokens == 0 {
         problems.push("max_tokens is 0; ask for at least 1".to_owned());
     }
-    if let Some(logprobs) = admit.logprobs.filter(|logprobs| *logprobs > MAX_LOGPROBS) {
-        problems.push(format!("logprobs is {logprobs}, at most {MAX_LOGPROBS} are reported"));
+    for (field, asked) in [("logprobs", admit.logprobs), ("prompt_logprobs", admit.prompt_logprobs)] {
+        if let Some(count) = asked.filter(|count| *count > MAX_LOGPROBS) {
+            problems.push(format!("{field} is {count}, at most {MAX_LOGPROBS} are reported"));
+        }
     }
     let biased: Vec<TokenId> = sampling.logit_bias.keys().copied().collect();
     let ids = [
@@ -105,11 +110,6 @@ fn invalid(admit: &Admit, sampling: &Sampling, vocabulary_size: u32) -> Vec<Stri
         }
     }
     problems
-}
-
-#[expect(clippy::float_cmp, reason = "the neutral value is sent as such, not computed")]
-fn differs(value: f32, neutral: f32) -> bool {
-    value != neutral
 }
 
 #[cfg(test)]
@@ -150,8 +150,14 @@ mod tests {
                 admit.end_token_ids = vec![4];
                 admit.stop_token_ids = vec![5];
                 admit.logprobs = Some(2);
+                admit.prompt_logprobs = Some(3);
+                admit.cache_salt = b"salt".to_vec();
+                admit.bypass_prefix_cache = true;
                 admit.priority = -1;
-                admit.required_features = vec!["replay".into()];
+                admit.required_features = vec!["replay".into(), "penalties".into()];
+                sampling.repetition_penalty = 1.1;
+                sampling.presence_penalty = 0.1;
+                sampling.frequency_penalty = -0.1;
                 sampling.temperature = 0.5;
                 sampling.top_k = 3;
                 sampling.min_p = 0.1;
@@ -168,10 +174,21 @@ mod tests {
         assert_eq!((request.prompt.len(), request.emitted.len()), (3, 1));
         assert_eq!((request.end_ids, request.stop_ids), (vec![4], vec![5]));
         assert_eq!((request.max_tokens, request.priority), (4, -1));
+        assert_eq!(
+            (request.cache_salt.as_slice(), request.bypass_prefix_cache),
+            (b"salt".as_slice(), true)
+        );
+        assert_eq!(request.prompt_logprobs, Some(3));
         let params = request.sampling;
         assert_eq!((params.temperature, params.top_k, params.min_p), (0.5, 3, 0.1));
         assert_eq!((params.seed, params.choice_index, params.min_tokens), (9, 1, 2));
         assert!(params.ignore_eos);
+        let penalties = (
+            params.repetition_penalty,
+            params.presence_penalty,
+            params.frequency_penalty,
+        );
+        assert_eq!(penalties, (1.1, 0.1, -0.1));
         assert_eq!(params.logit_bias, [(6, 1.5)]);
         assert_eq!(params.logprobs, Some(2));
     }
@@ -184,19 +201,6 @@ mod tests {
                 changed(|admit, _| admit.constraint = Some(Constraint::default())),
             ),
             ("adapter_id", changed(|admit, _| admit.adapter_id = "a".into())),
-            ("prompt_logprobs", changed(|admit, _| admit.prompt_logprobs = Some(0))),
-            (
-                "repetition_penalty",
-                changed(|_, sampling| sampling.repetition_penalty = 1.1),
-            ),
-            (
-                "presence_penalty",
-                changed(|_, sampling| sampling.presence_penalty = 0.1),
-            ),
-            (
-                "frequency_penalty",
-                changed(|_, sampling| sampling.frequency_penalty = -0.1),
-            ),
             (
                 "telepathy",
                 changed(|admit, _| admit.required_features = vec!["telepathy".into()]),
@@ -238,6 +242,18 @@ mod tests {
                 changed(|_, sampling| sampling.logit_bias.extend([(VOCABULARY, 1.0)])),
             ),
             (vec!["logprobs"], changed(|admit, _| admit.logprobs = Some(21))),
+            (
+                vec!["prompt_logprobs"],
+                changed(|admit, _| admit.prompt_logprobs = Some(21)),
+            ),
+            (
+                vec!["repetition_penalty", "presence_penalty", "frequency_penalty"],
+                changed(|_, sampling| {
+                    sampling.repetition_penalty = 0.0;
+                    sampling.presence_penalty = 2.5;
+                    sampling.frequency_penalty = f32::NAN;
+                }),
+            ),
             (
                 vec!["max_tokens", "temperature", "top_p"],
                 changed(|admit, sampling| {

@@ -80,7 +80,12 @@ impl State {
     }
 
     fn update(&mut self, worker: WorkerIndex, update: Update, now: Instant) {
-        let Update { id, tokens, end } = update;
+        let Update {
+            id,
+            prompt_logprobs,
+            tokens,
+            end,
+        } = update;
         let live = self.live(worker, id);
         if live.is_some() {
             self.accepted(worker, id);
@@ -91,6 +96,11 @@ impl State {
             slot.release(id);
         }
         let Some(key) = live else { return };
+        if !prompt_logprobs.is_empty()
+            && let Some(sequence) = self.sequences.get_mut(&key)
+        {
+            sequence.sender.prompt_logprobs(prompt_logprobs);
+        }
         if !tokens.ids.is_empty() {
             self.tokens(key, tokens, now);
         }

@@ -76,6 +76,7 @@ impl Client {
                     assert!((1..=MOST_ATTEMPTS).contains(&accepted.attempts));
                     self.accepted = true;
                 }
+                SequenceEvent::PromptLogprobs(_) => panic!("nobody asked for them"),
                 SequenceEvent::Tokens(tokens) => {
                     assert!(self.accepted, "tokens of a sequence that no worker took");
                     assert_eq!(tokens.start_index, self.tokens, "a gap or a repeat");
@@ -279,7 +280,14 @@ impl World {
             logprobs: Vec::new(),
         };
         *sent += 1;
-        self.update(worker, Update { id, tokens, end: None });
+        let prompt_logprobs = Vec::new();
+        let update = Update {
+            id,
+            prompt_logprobs,
+            tokens,
+            end: None,
+        };
+        self.update(worker, update);
     }
 
     fn finish(&mut self, worker: usize, which: u8) {
@@ -296,7 +304,14 @@ impl World {
             ..Tokens::default()
         };
         let end = Some(end);
-        self.update(worker, Update { id, tokens, end });
+        let prompt_logprobs = Vec::new();
+        let update = Update {
+            id,
+            prompt_logprobs,
+            tokens,
+            end,
+        };
+        self.update(worker, update);
     }
 
     fn reject(&mut self, worker: usize, (which, reason): (u8, RejectReason)) {

@@ -80,3 +80,37 @@ async fn a_stream_that_ended_cancels_nothing() {
     drop(stream);
     assert!(lock(&cancellations.list).is_empty());
 }
+
+#[tokio::test]
+async fn the_prompts_log_probabilities_come_once_whoever_computes_them() {
+    let (mut sender, mut stream, _) = stream_with(8);
+    let scores = |chosen: &[f32]| -> Vec<TokenLogprobs> {
+        let score = |chosen: &f32| TokenLogprobs {
+            chosen: *chosen,
+            top: Vec::new(),
+        };
+        chosen.iter().map(score).collect()
+    };
+    sender.prompt_logprobs(scores(&[-1.0, -2.0]));
+    assert_eq!(
+        stream.recv().await,
+        Some(SequenceEvent::PromptLogprobs(scores(&[-1.0, -2.0])))
+    );
+    sender.accepted(Accepted {
+        worker: "w".into(),
+        exactness: kr_contract::Exactness::Close,
+        numerics_fingerprint: "f".into(),
+        model_digest: "d".into(),
+        attempts: 2,
+        queue_time: Duration::ZERO,
+    });
+    assert!(matches!(stream.recv().await, Some(SequenceEvent::Accepted(_))));
+    sender.prompt_logprobs(scores(&[-1.0]));
+    sender.prompt_logprobs(scores(&[-2.0, -3.0]));
+    sender.tokens(tokens(0, &[1]), Instant::now()).unwrap();
+    assert_eq!(
+        stream.recv().await,
+        Some(SequenceEvent::PromptLogprobs(scores(&[-3.0])))
+    );
+    assert_eq!(stream.recv().await, Some(SequenceEvent::Tokens(tokens(0, &[1]))));
+}

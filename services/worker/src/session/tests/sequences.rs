@@ -161,10 +161,6 @@ async fn bad_admits_are_rejected_and_the_session_goes_on() {
     let worker = Worker::start(slow()).await;
     let mut router = worker.open().await;
     router.send(Message::Admit(admit(1, &[1, 2], 1000))).await;
-    let penalised = Sampling {
-        presence_penalty: 0.5,
-        ..greedy()
-    };
     let context = usize::try_from(slow().limits.context_tokens).unwrap();
     let rows = [
         (admit(1, &[5], 5), RejectReason::Invalid, "sequence_id"),
@@ -172,11 +168,11 @@ async fn bad_admits_are_rejected_and_the_session_goes_on() {
         (admit(3, &[u32::MAX], 5), RejectReason::Invalid, "vocabulary"),
         (
             Admit {
-                sampling: Some(penalised),
+                adapter_id: "lora".to_owned(),
                 ..admit(4, &[1], 5)
             },
             RejectReason::Unsupported,
-            "presence_penalty",
+            "adapter_id",
         ),
         (admit(5, &vec![1; context + 1], 5), RejectReason::TooLarge, "context"),
     ];
