@@ -5,6 +5,7 @@ mod handle;
 mod report;
 pub(crate) mod slots;
 mod step;
+mod warm_up;
 
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,14 @@ use std::time::Instant;
 
 use kr_contract::FinishReason;
 
-use handle::{Command, SessionId};
+use handle::{Command, Loaded, SessionId};
 pub use handle::{EngineHandle, EngineSession, EngineThread, FrameSink, SinkFull};
 use report::Notices;
+use warm_up::Extent;
+pub use warm_up::WarmUp;
 
 use crate::estimate::StepEstimate;
-use crate::model::{Model, ModelLimits};
+use crate::model::Model;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::{Error, Reject, SequenceRequest};
 
@@ -37,6 +40,9 @@ pub struct EngineConfig {
     pub scheduler: SchedulerConfig,
     /// Commands that may lie unread while a step runs.
     pub command_capacity: usize,
+    /// Whether a few steps are run before the engine is ready, so that its first announcement was measured. Their numbers
+    /// come before those of the first request.
+    pub warm_up: bool,
 }
 
 impl Default for EngineConfig {
@@ -44,6 +50,7 @@ impl Default for EngineConfig {
         Self {
             scheduler: SchedulerConfig::default(),
             command_capacity: 4096,
+            warm_up: false,
         }
     }
 }
@@ -58,6 +65,8 @@ pub struct Engine<M: Model> {
     /// Steps that may be open while another one is submitted.
     depth: usize,
     last_read: Option<Instant>,
+    /// The frame before has said how long the next step takes.
+    is_announced: bool,
     session: Option<Session>,
     notices: Notices,
     drain: Option<Drain>,
@@ -112,16 +121,25 @@ impl<M: Model> Engine<M> {
         config: EngineConfig,
         load: L,
         inbox: &Receiver<Command>,
-        loaded: &SyncSender<ModelLimits>,
+        loaded: &SyncSender<Loaded>,
     ) -> Result<(), Error>
     where
         L: FnOnce() -> Result<M, E>,
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
         let model = load().map_err(|error| Error::Load(error.into()))?;
+        let mut engine = Self::new(config, model);
+        let warm_up = if config.warm_up {
+            engine.warm_up(config.scheduler)?
+        } else {
+            None
+        };
         // Nobody need be waiting for this: commands are read either way.
-        let _ = loaded.try_send(model.limits().clone());
-        let result = Self::new(config, model).run(inbox);
+        let _ = loaded.try_send(Loaded {
+            limits: engine.model.limits().clone(),
+            warm_up,
+        });
+        let result = engine.run(inbox);
         match &result {
             Ok(()) => tracing::info!("engine stopped"),
             Err(error) => tracing::error!(error = error as &dyn StdError, "engine failed"),
@@ -138,15 +156,30 @@ impl<M: Model> Engine<M> {
             estimate: StepEstimate::default(),
             submitted: VecDeque::new(),
             last_read: None,
+            is_announced: false,
             session: None,
             notices: Notices::default(),
             drain: None,
         }
     }
 
+    fn warm_up(&mut self, config: SchedulerConfig) -> Result<Option<WarmUp>, Error> {
+        let extent = Extent {
+            max_step_tokens: config.max_step_tokens.max(1),
+            max_sequences: config.max_sequences.max(1),
+        };
+        let warm_up = warm_up::run(&mut self.model, extent, &mut self.estimate)?;
+        if let Some(WarmUp { steps, .. }) = warm_up {
+            self.scheduler.number_after(steps);
+        }
+        tracing::info!(?warm_up, "warmed up");
+        Ok(warm_up)
+    }
+
     fn run(mut self, inbox: &Receiver<Command>) -> Result<(), Error> {
         while self.read_commands(inbox)?.is_continue() {
             while self.submitted.len() <= self.depth && self.submit_next()? {}
+            self.announce_long_step();
             match self.submitted.pop_front() {
                 Some(step) => self.complete(step)?,
                 None => self.deliver_notices(),

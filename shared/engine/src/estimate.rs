@@ -49,6 +49,12 @@ impl StepEstimate {
         self.coefficients = self.fit();
     }
 
+    /// Returns whether anything was measured, so that [`Self::expect`] is more than a guess.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        self.moments[0][0] > 0.0
+    }
+
     /// Returns how long a step of this shape is expected to take: never less than a millisecond, never more than an hour.
     #[must_use]
     pub fn expect(&self, shape: StepShape) -> Duration {

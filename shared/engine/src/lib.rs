@@ -22,7 +22,7 @@ mod prefix_cache;
 mod request;
 pub mod scheduler;
 
-pub use engine::{Engine, EngineConfig, EngineHandle, EngineSession, EngineThread, FrameSink, SinkFull};
+pub use engine::{Engine, EngineConfig, EngineHandle, EngineSession, EngineThread, FrameSink, SinkFull, WarmUp};
 pub use error::{CommandError, Error};
 pub use request::{Reject, SequenceRequest};
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use kr_contract::SequenceId;
 
+use super::WarmUp;
 use crate::frame::StepFrame;
 use crate::model::ModelLimits;
 use crate::{CommandError, Error, SequenceRequest};
@@ -28,7 +29,7 @@ pub trait FrameSink: Send {
 pub struct SinkFull;
 
 /// One attached sink's life. A command of an older session than the attached one is ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct SessionId(u64);
 
 /// Everything that can happen to the loop.
@@ -149,10 +150,18 @@ impl Drop for EngineSession {
     }
 }
 
+/// What is known once a model is ready.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) limits: ModelLimits,
+    pub(super) warm_up: Option<WarmUp>,
+}
+
 /// Owns the engine's thread.
 pub struct EngineThread {
     handle: EngineHandle,
-    loaded: Receiver<ModelLimits>,
+    loaded: Receiver<Loaded>,
+    warm_up: Option<WarmUp>,
     thread: Option<JoinHandle<Result<(), Error>>>,
 }
 
@@ -163,14 +172,11 @@ impl fmt::Debug for EngineThread {
 }
 
 impl EngineThread {
-    pub(super) fn new(
-        handle: EngineHandle,
-        loaded: Receiver<ModelLimits>,
-        thread: JoinHandle<Result<(), Error>>,
-    ) -> Self {
+    pub(super) fn new(handle: EngineHandle, loaded: Receiver<Loaded>, thread: JoinHandle<Result<(), Error>>) -> Self {
         Self {
             handle,
             loaded,
+            warm_up: None,
             thread: Some(thread),
         }
     }
@@ -181,17 +187,26 @@ impl EngineThread {
         self.handle.clone()
     }
 
-    /// Blocks until the model is loaded and returns what it can hold. Answers once.
+    /// Blocks until the model is loaded, and warmed up where that is configured, and returns what it can hold. Answers once.
     ///
     /// # Errors
     /// [`Error::LoadTimeout`] when it takes longer: ask again or give up. [`Error::Load`] or [`Error::Panicked`] when it
     /// failed; the thread is gone then.
     pub fn wait_loaded(&mut self, timeout: Duration) -> Result<ModelLimits, Error> {
         match self.loaded.recv_timeout(timeout) {
-            Ok(limits) => Ok(limits),
+            Ok(Loaded { limits, warm_up }) => {
+                self.warm_up = warm_up;
+                Ok(limits)
+            }
             Err(RecvTimeoutError::Timeout) => Err(Error::LoadTimeout(timeout)),
             Err(RecvTimeoutError::Disconnected) => Err(self.join_thread().err().unwrap_or(Error::Stopped)),
         }
+    }
+
+    /// Returns how fast the model was when it warmed up; `None` before [`Self::wait_loaded`] and where it did not.
+    #[must_use]
+    pub fn warm_up(&self) -> Option<WarmUp> {
+        self.warm_up
     }
 
     /// Returns whether the thread has ended, so that [`Self::join`] will not block.
@@ -210,6 +225,7 @@ impl EngineThread {
         let Self {
             handle,
             loaded: _,
+            warm_up: _,
             mut thread,
         } = self;
         drop(handle);

@@ -10,6 +10,9 @@ use crate::frame::StepFrame;
 use crate::model::{Model, ModelError, StepPlan};
 use crate::scheduler::Applied;
 
+/// A step this long is announced by a frame of its own, where no frame has: whoever watches would have to guess otherwise.
+const LONG_STEP: Duration = Duration::from_millis(300);
+
 impl<M: Model> Engine<M> {
     /// Submits the next step, where there is one, and returns whether it did.
     pub(super) fn submit_next(&mut self) -> Result<bool, Error> {
@@ -81,6 +84,13 @@ impl<M: Model> Engine<M> {
         self.last_read = Some(now);
         let duration = now.saturating_duration_since(began);
         self.estimate.observe(applied.shape, duration);
+        tracing::debug!(
+            step = applied.step,
+            decodes = applied.shape.decodes,
+            prefill_tokens = applied.shape.prefill_tokens,
+            duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+            "step"
+        );
         self.deliver(applied, duration);
         Ok(())
     }
@@ -130,6 +140,14 @@ impl<M: Model> Engine<M> {
         self.hand_over(report::with_step(frame, applied, duration));
     }
 
+    /// Tells at once who was accepted and how long it will take, where the first step after idling is a long one.
+    pub(super) fn announce_long_step(&mut self) {
+        let is_first = !self.is_announced && !self.submitted.is_empty() && self.estimate.is_measured();
+        if is_first && self.next_step_expected().is_some_and(|expected| expected >= LONG_STEP) {
+            self.deliver_notices();
+        }
+    }
+
     /// Reports what happened without a step, if anything did.
     pub(super) fn deliver_notices(&mut self) {
         if self.notices.is_empty() {
@@ -149,6 +167,7 @@ impl<M: Model> Engine<M> {
         let Some(session) = &mut self.session else {
             return;
         };
+        self.is_announced = frame.next_step_expected.is_some();
         (frame.blocks_added, frame.blocks_evicted) = self.scheduler.take_block_changes();
         if session.sink.try_deliver(frame).is_err() {
             tracing::warn!("the frame sink is full or closed; its session ends");

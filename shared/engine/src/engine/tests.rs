@@ -1,5 +1,7 @@
 //! The loop on its thread, over the fake model.
 
+mod warm_up;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -10,9 +10,11 @@ impl Scheduler {
     pub(super) fn make_room(&mut self) -> bool {
         let mut turns: Vec<Turn> = self.running.iter().map(|sequence| sequence.turn).collect();
         turns.sort_unstable();
-        turns
-            .into_iter()
-            .fold(false, |pressed, turn| !self.grow(turn) || pressed)
+        let mut is_pressed = false;
+        for turn in turns {
+            is_pressed |= !self.grow(turn);
+        }
+        is_pressed
     }
 
     /// Moves one sequence to a longer slot where it needs one; returns whether it has what it needs.
