@@ -119,6 +119,8 @@ pub(crate) struct QueueConfig {
     pub(crate) ageing: Duration,
     /// Tokens, of prompts and answers together, that a tenant sends in one turn where several wait.
     pub(crate) turn_tokens: u32,
+    /// Whether a request is refused at once that cannot start before its deadline, by the rates measured.
+    pub(crate) refuse_late: bool,
 }
 
 /// Bounds on requests.
@@ -234,6 +236,7 @@ impl Default for QueueConfig {
             max_wait: limits.max_wait_without_worker,
             ageing: limits.ageing,
             turn_tokens: u32::try_from(limits.turn_tokens).unwrap_or(u32::MAX),
+            refuse_late: limits.refuse_late,
         }
     }
 }

@@ -14,12 +14,16 @@ use crate::queue::QueueLimits;
 use crate::sequence::{Failed, SequenceRequest, SequenceStream, StreamLimits};
 use crate::workers::{ExpectedIdentity, WatchdogLimits, WorkerSetup};
 
+mod forecast;
+mod moving;
 mod pace;
 mod slot;
 mod snapshot;
 mod state;
 mod turn;
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -99,7 +103,8 @@ impl Dispatcher {
     /// Queues a sequence.
     ///
     /// # Errors
-    /// [`Failed::QueueFull`], [`Failed::Draining`] or [`Failed::DeadlineExceeded`], at once.
+    /// [`Failed::QueueFull`], [`Failed::TenantQueueFull`], [`Failed::CannotStart`], [`Failed::Draining`] or
+    /// [`Failed::DeadlineExceeded`], at once.
     ///
     /// # Cancellation
     /// A sequence that was queued meanwhile leaves the queue again.

@@ -126,9 +126,11 @@ impl Error {
     /// When trying again makes sense.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Sequence(Failed::QueueFull { retry_after, .. } | Failed::TenantQueueFull { retry_after, .. }) => {
-                Some(*retry_after)
-            }
+            Self::Sequence(
+                Failed::QueueFull { retry_after, .. }
+                | Failed::TenantQueueFull { retry_after, .. }
+                | Failed::CannotStart { retry_after, .. },
+            ) => Some(*retry_after),
             Self::TenantLimit { .. } | Self::ServerBusy { .. } => Some(Duration::from_secs(1)),
             Self::Sequence(Failed::NoWorker { .. } | Failed::Draining | Failed::WorkerLost { emitted: 0 }) => {
                 Some(Duration::from_secs(1))

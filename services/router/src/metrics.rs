@@ -44,6 +44,7 @@ impl Metrics {
 struct Scheduling {
     waiting: Gauge<u64>,
     waiting_tenants: Gauge<u64>,
+    forecasts: Counter<u64>,
     departures: Counter<u64>,
     rejections: Counter<u64>,
     retried: Counter<u64>,
@@ -66,6 +67,11 @@ impl Scheduling {
                 .u64_gauge("kr.queue.tenants")
                 .with_description("Tenants with sequences in the router's queue, which take turns.")
                 .with_unit("{tenant}")
+                .build(),
+            forecasts: meter
+                .u64_counter("kr.queue.forecasts")
+                .with_description("Sequences with a deadline that waited, by whether they started after their forecast (a bound) or before.")
+                .with_unit("{request}")
                 .build(),
             departures: meter
                 .u64_counter("kr.queue.departures")
@@ -130,10 +136,17 @@ pub(crate) enum Rejection {
     TenantQueueFull,
     Draining,
     Deadline,
+    CannotStart,
 }
 
 impl Rejection {
-    const ALL: [Self; 4] = [Self::QueueFull, Self::TenantQueueFull, Self::Draining, Self::Deadline];
+    const ALL: [Self; 5] = [
+        Self::QueueFull,
+        Self::TenantQueueFull,
+        Self::Draining,
+        Self::Deadline,
+        Self::CannotStart,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -141,6 +154,25 @@ impl Rejection {
             Self::TenantQueueFull => "tenant_queue_full",
             Self::Draining => "draining",
             Self::Deadline => "deadline",
+            Self::CannotStart => "shed_deadline",
+        }
+    }
+}
+
+/// Whether a sequence started as forecast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forecast {
+    /// Not before the time forecast as the earliest.
+    Kept,
+    /// Before it: with a deadline in between it would have been refused wrongly.
+    Early,
+}
+
+impl Forecast {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Early => "early",
         }
     }
 }
@@ -204,6 +236,10 @@ impl ModelMetrics {
         let scheduling = &self.metrics.scheduling;
         scheduling.prompt_tokens.add(0, std::slice::from_ref(&self.model));
         scheduling.retried.add(0, std::slice::from_ref(&self.model));
+        for forecast in [Forecast::Kept, Forecast::Early] {
+            let outcome = KeyValue::new(OUTCOME, forecast.as_str());
+            scheduling.forecasts.add(0, &[self.model.clone(), outcome]);
+        }
         for rejection in Rejection::ALL {
             let reason = KeyValue::new(REASON, rejection.as_str());
             scheduling.rejections.add(0, &[self.model.clone(), reason]);
@@ -216,6 +252,11 @@ impl ModelMetrics {
             .scheduling
             .departures
             .add(1, &[self.model.clone(), outcome]);
+    }
+
+    pub(crate) fn forecast(&self, forecast: Forecast) {
+        let outcome = KeyValue::new(OUTCOME, forecast.as_str());
+        self.metrics.scheduling.forecasts.add(1, &[self.model.clone(), outcome]);
     }
 
     pub(crate) fn rejected(&self, rejection: Rejection) {

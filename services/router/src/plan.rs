@@ -124,6 +124,7 @@ impl Plan {
                 ageing: config.queue.ageing,
                 max_wait_without_worker: config.queue.max_wait,
                 turn_tokens: config.queue.turn_tokens.into(),
+                refuse_late: config.queue.refuse_late,
             },
             policy: config.policy.parse().unwrap_or_default(),
             max_sequences_per_worker: config.worker.max_sequences,

@@ -6,6 +6,7 @@
 //! for longer than two of them. Bounded: a full queue makes room for a tenant with few waiting at the cost of the one with
 //! the most, and refuses everybody else.
 
+mod ahead;
 mod class;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,6 +28,8 @@ pub(crate) struct QueueLimits {
     pub(crate) max_wait_without_worker: Duration,
     /// Tokens, of prompts and answers together, that a tenant sends in one turn.
     pub(crate) turn_tokens: u64,
+    /// Whether a sequence is refused that cannot start before its deadline by all that was measured.
+    pub(crate) refuse_late: bool,
 }
 
 impl Default for QueueLimits {
@@ -37,6 +40,7 @@ impl Default for QueueLimits {
             ageing: Duration::from_secs(5),
             max_wait_without_worker: Duration::from_secs(60),
             turn_tokens: 1024,
+            refuse_late: true,
         }
     }
 }

@@ -132,6 +132,16 @@ pub(crate) enum Failed {
     /// The client's deadline passed.
     #[error("the deadline passed; give more time or ask for less")]
     DeadlineExceeded,
+    /// The deadline would pass before a worker could begin.
+    #[error(
+        "a worker can begin in {wait:.1?} at the earliest, and the deadline is in {time_left:.1?}; give more time or try \
+         again later"
+    )]
+    CannotStart {
+        wait: Duration,
+        time_left: Duration,
+        retry_after: Duration,
+    },
     /// It waited as long as the configuration allows and no worker was ready.
     #[error("no worker became ready within {waited:.1?}; ListModels says why")]
     NoWorker { waited: Duration },

@@ -35,6 +35,7 @@ pub(crate) enum Reason {
     UndecodableRequest,
     UnknownMethod,
     QueueFull,
+    ShedDeadline,
     DeadlineExceeded,
     NoWorkerReady,
     Draining,
@@ -76,6 +77,7 @@ impl Reason {
             Self::UndecodableRequest => "UNDECODABLE_REQUEST",
             Self::UnknownMethod => "UNKNOWN_METHOD",
             Self::QueueFull => "QUEUE_FULL",
+            Self::ShedDeadline => "SHED_DEADLINE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::NoWorkerReady => "NO_WORKER_READY",
             Self::Draining => "DRAINING",
@@ -114,6 +116,7 @@ fn classify_failed(failed: &Failed) -> (Code, Reason) {
     match failed {
         Failed::QueueFull { .. } => (Code::ResourceExhausted, Reason::QueueFull),
         Failed::TenantQueueFull { .. } => (Code::ResourceExhausted, Reason::TenantLimit),
+        Failed::CannotStart { .. } => (Code::ResourceExhausted, Reason::ShedDeadline),
         Failed::DeadlineExceeded => (Code::DeadlineExceeded, Reason::DeadlineExceeded),
         Failed::NoWorker { .. } => (Code::Unavailable, Reason::NoWorkerReady),
         Failed::Draining => (Code::Unavailable, Reason::Draining),
@@ -201,6 +204,10 @@ fn facts(error: &Error) -> HashMap<String, String> {
         Error::MessageTooLarge { limit_bytes } => vec![("limit_bytes", limit_bytes.to_string())],
         Error::Sequence(Failed::QueueFull { capacity, .. }) => vec![("capacity", capacity.to_string())],
         Error::Sequence(Failed::TenantQueueFull { capacity, .. }) => vec![("limit", capacity.to_string())],
+        Error::Sequence(Failed::CannotStart { wait, time_left, .. }) => vec![
+            ("wait_ms", wait.as_millis().to_string()),
+            ("time_left_ms", time_left.as_millis().to_string()),
+        ],
         Error::CutByDrain { emitted } | Error::Sequence(Failed::WorkerLost { emitted }) => {
             vec![("tokens_emitted", emitted.to_string())]
         }

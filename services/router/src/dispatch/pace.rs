@@ -29,8 +29,13 @@ impl Pace {
 
     /// Returns when a place should be free again.
     pub(super) fn retry_after(&self) -> Duration {
-        self.interval.unwrap_or(FIRST).clamp(SHORTEST, LONGEST)
+        sensible(self.interval.unwrap_or(FIRST))
     }
+}
+
+/// Returns the delay nearest to `delay` that a client can be asked to keep.
+pub(super) fn sensible(delay: Duration) -> Duration {
+    delay.clamp(SHORTEST, LONGEST)
 }
 
 #[cfg(test)]

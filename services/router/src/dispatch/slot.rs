@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kr_contract::SequenceId;
 use tokio::sync::mpsc;
 
+use super::moving::Moving;
 use super::snapshot::{WorkerSnapshot, WorkerState};
 use crate::metrics::WorkerMetrics;
 use crate::policy::{Candidate, WorkerIndex};
@@ -43,6 +44,8 @@ struct Session {
     /// By the last frame, and what was sent since.
     pending_prefill_tokens: u64,
     paused_until: Option<Instant>,
+    /// Seconds of a step.
+    step_time: Moving,
 }
 
 impl Slot {
@@ -112,6 +115,7 @@ impl Slot {
             kv_budget_bytes: ready.profile.kv_budget_bytes,
             pending_prefill_tokens: 0,
             paused_until: None,
+            step_time: Moving::default(),
         });
         self.profile = Some(ready.profile);
         self.message = None;
@@ -193,6 +197,18 @@ impl Slot {
         self.session.as_ref()?.in_flight.get(&id).copied()
     }
 
+    /// Returns what it has.
+    pub(super) fn has(&self) -> impl Iterator<Item = (SequenceId, SequenceKey)> + '_ {
+        let sessions = self.session.iter();
+        sessions.flat_map(|session| session.in_flight.iter().map(|(id, key)| (*id, *key)))
+    }
+
+    /// Returns how long its steps take, once enough were seen.
+    pub(super) fn step_time(&self) -> Option<Duration> {
+        let mean = self.session.as_ref()?.step_time.mean()?;
+        Duration::try_from_secs_f64(mean).ok()
+    }
+
     /// Gives back the place a sequence held.
     pub(super) fn release(&mut self, id: SequenceId) -> Option<SequenceKey> {
         self.session.as_mut()?.in_flight.remove(&id)
@@ -203,6 +219,9 @@ impl Slot {
         if let Some(session) = &mut self.session {
             self.metrics.frame(frame, session.kv_budget_bytes);
             session.pending_prefill_tokens = frame.load.pending_prefill_tokens;
+            if let Some(step) = frame.step {
+                session.step_time.add(step.duration.as_secs_f64());
+            }
         }
     }
 

@@ -9,11 +9,12 @@ use kr_contract::{SequenceId, TokenId};
 use tracing::Span;
 
 use super::ModelSetup;
-use super::pace::Pace;
+use super::moving::Moving;
+use super::pace::{self, Pace};
 use super::slot::Slot;
 use super::snapshot::{ModelSnapshot, ModelState};
 use crate::batch;
-use crate::metrics::{Departure, ModelMetrics, Rejection};
+use crate::metrics::{Departure, Forecast, ModelMetrics, Rejection};
 use crate::policy::{Policy, WorkerIndex};
 use crate::queue::{Entry, Full, Queue};
 use crate::sequence::{
@@ -23,6 +24,7 @@ use crate::sequence::{
 use crate::workers::{Admission, Command};
 
 mod events;
+mod start;
 
 /// Tries of one sequence while no token of it was sent: the first, and one more after its worker was lost.
 const MOST_ATTEMPTS: u32 = 2;
@@ -41,6 +43,8 @@ pub(super) struct State {
     cancellations: Arc<Cancellations>,
     metrics: ModelMetrics,
     pace: Pace,
+    /// Generated tokens of answers that ended by themselves, as a part of what they were allowed.
+    answers: Moving,
     next_key: u64,
     next_id: u64,
     without_worker_since: Option<Instant>,
@@ -53,6 +57,8 @@ struct Sequence {
     request: Arc<SequenceRequest>,
     sender: SequenceSender,
     attempts: u32,
+    /// The earliest start forecast, where it has a deadline and had to wait.
+    earliest_start: Option<Instant>,
     /// What the client has or will read next; a replay starts from it.
     emitted: Vec<TokenId>,
     place: Place,
@@ -125,6 +131,7 @@ impl State {
             cancellations: Arc::default(),
             metrics,
             pace: Pace::default(),
+            answers: Moving::default(),
             next_key: 0,
             next_id: 0,
             without_worker_since: Some(now),
@@ -167,14 +174,17 @@ impl State {
         }
         let key = SequenceKey(self.next_key);
         let (sender, stream) = stream::channel(key, self.cancellations.clone(), self.stream_limits);
-        let sequence = Sequence {
+        let mut sequence = Sequence {
             request: Arc::new(request),
             sender,
             attempts: 0,
+            earliest_start: None,
             emitted: Vec::new(),
             place: Place::Waiting,
         };
-        let displaced = match self.queue.push(sequence.entry(key)) {
+        let entry = sequence.entry(key);
+        sequence.earliest_start = self.start_in_time(&entry, now)?;
+        let displaced = match self.queue.push(entry) {
             Ok(displaced) => displaced,
             Err(Full::Queue) => return Err(self.refused(Rejection::QueueFull, self.queue_full())),
             Err(Full::Tenant) => {
@@ -307,6 +317,14 @@ impl State {
         }
         self.next_id += 1;
         sequence.attempts += 1;
+        if let Some(earliest) = sequence.earliest_start.take() {
+            let forecast = if now < earliest {
+                Forecast::Early
+            } else {
+                Forecast::Kept
+            };
+            self.metrics.forecast(forecast);
+        }
         sequence.place = Place::Running(Run {
             worker,
             id,

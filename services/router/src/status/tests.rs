@@ -112,6 +112,16 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             "TENANT_LIMIT",
         ),
         (
+            Failed::CannotStart {
+                wait: 3 * second,
+                time_left: second,
+                retry_after: 2 * second,
+            }
+            .into(),
+            Code::ResourceExhausted,
+            "SHED_DEADLINE",
+        ),
+        (
             Failed::DeadlineExceeded.into(),
             Code::DeadlineExceeded,
             "DEADLINE_EXCEEDED",
@@ -202,6 +212,30 @@ fn a_full_queue_says_when_to_come_back() {
     let delay = status.get_details_retry_info().unwrap().retry_delay;
     assert_eq!(delay, Some(Duration::from_millis(250)));
     assert_eq!(status.metadata().get(RETRY_PUSHBACK).unwrap(), "250");
+}
+
+#[test]
+fn a_request_that_cannot_start_in_time_reads_why_and_when_to_come_back() {
+    let late = Failed::CannotStart {
+        wait: Duration::from_millis(3400),
+        time_left: Duration::from_millis(1200),
+        retry_after: Duration::from_millis(2200),
+    };
+    let status = status(&late.into(), REQUEST);
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(
+        (
+            info.metadata["wait_ms"].as_str(),
+            info.metadata["time_left_ms"].as_str()
+        ),
+        ("3400", "1200")
+    );
+    assert_eq!(status.metadata().get(RETRY_PUSHBACK).unwrap(), "2200");
+    assert!(
+        status.message().contains("3.4s") && status.message().contains("1.2s"),
+        "{}",
+        status.message()
+    );
 }
 
 #[test]

@@ -136,6 +136,8 @@ impl State {
         match end {
             End::Finished(finished) => {
                 if let Some(sequence) = self.remove(key) {
+                    self.answers
+                        .add(sequence.emitted.len() as f64 / f64::from(sequence.request.max_tokens.max(1)));
                     self.metrics.finished(&finished);
                     sequence.sender.finish(*finished);
                 }

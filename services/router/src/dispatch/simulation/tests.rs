@@ -1,0 +1,78 @@
+use std::time::Duration;
+
+use super::trace::{Dice, Traffic, arrivals};
+use super::worker::Pace;
+use super::{Arrival, Fate, Simulation};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// An hour's overload in small: twice what one worker of eight places carries, every request in a hurry.
+fn overload() -> Vec<Arrival> {
+    let mut dice = Dice(5);
+    let mut arrivals = arrivals(&Traffic {
+        seed: 11,
+        requests: 1500,
+        rate: 28.0,
+        burst: 4.0,
+        answer_tokens: 20.0,
+        prompt_tokens: 8.0,
+    });
+    for arrival in &mut arrivals {
+        arrival.patience = Some(Duration::from_secs_f64(0.5 + dice.exponential(4.0)));
+    }
+    arrivals
+}
+
+fn served(arrivals: Vec<Arrival>, refuse_late: bool) -> Simulation {
+    let pace = Pace::linear(8, 8 * MS, MS);
+    let mut simulation = Simulation::new(vec![pace], arrivals, |setup| setup.queue.refuse_late = refuse_late);
+    simulation.run();
+    simulation
+}
+
+#[test]
+fn requests_that_cannot_start_in_time_are_refused_at_once_and_few_others() {
+    let patient = served(overload(), false);
+    let shedding = served(overload(), true);
+    // Who is refused here and would have been sent in time had it waited was refused wrongly. Nobody who expires in a
+    // queue costs a worker anything, so both runs are the same but for what is measured.
+    let refused = shedding
+        .seen
+        .iter()
+        .zip(&patient.seen)
+        .filter(|(seen, _)| seen.fate == Fate::Shed);
+    let wrongly = refused.clone().filter(|(_, waited)| waited.sent.is_some()).count();
+    let refused = refused.count();
+    let in_vain = |run: &Simulation| {
+        run.seen
+            .iter()
+            .filter(|seen| seen.fate == Fate::Late && seen.sent.is_none())
+            .count()
+    };
+    println!(
+        "{{\"refused\":{refused},\"wrongly\":{wrongly},\"waited_in_vain\":{},\"without_refusals\":{}}}",
+        in_vain(&shedding),
+        in_vain(&patient)
+    );
+    assert!(refused > 300, "{refused} refused");
+    assert!(wrongly * 20 <= refused, "{wrongly} of {refused} wrongly");
+    assert!(
+        in_vain(&shedding) * 3 <= in_vain(&patient),
+        "most of those who would wait in vain are told at once"
+    );
+    assert!(
+        shedding.count(Fate::Finished) * 100 >= patient.count(Fate::Finished) * 98,
+        "and no less is served"
+    );
+}
+
+#[test]
+fn without_load_nobody_is_refused() {
+    let arrivals = (0..200).map(|index| Arrival {
+        at: index * 500 * MS,
+        patience: Some(1100 * MS),
+        ..Arrival::default()
+    });
+    let run = served(arrivals.collect(), true);
+    assert_eq!(run.count(Fate::Finished), 200);
+}
