@@ -22,9 +22,11 @@ impl Source {
         let options = LoadOptions {
             dtype: config.dtype.map(compute_dtype),
             max_sequences: limits.max_sequences,
-            kv_budget_bytes: limits.kv_budget_bytes,
+            kv_budget_bytes: Some(limits.kv_budget_bytes),
+            step_tokens: limits.max_step_tokens,
             max_context_tokens: limits.max_context_tokens,
             pipeline_depth: limits.pipeline_depth,
+            threads: config.threads,
             kernels: match config.kernels {
                 Kernels::Auto => kr_model::Kernels::Auto,
                 Kernels::Mlx => kr_model::Kernels::MlxOnly,

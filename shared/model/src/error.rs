@@ -79,6 +79,15 @@ pub enum Error {
         /// Bytes that are enough for the smallest slot.
         needed: u64,
     },
+    /// The step that would tell how much memory is left for KV cannot be run.
+    #[error("the widest step, of {tokens} tokens, cannot be run: lower the tokens of a step, or set a KV budget")]
+    WidestStep {
+        /// Its input tokens.
+        tokens: u32,
+        /// Why.
+        #[source]
+        source: kr_engine::model::ModelError,
+    },
     /// A load option is outside its range.
     #[error("{option} is {value}, allowed is {allowed}")]
     Option {

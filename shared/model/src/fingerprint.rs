@@ -62,10 +62,11 @@ pub(crate) fn fingerprint(numerics: Numerics<'_>) -> NumericsFingerprint {
         (Some(description), Backend::Cpu) => format!("mlx+{}", description.replace(' ', "-").to_lowercase()),
         _ => "mlx".to_owned(),
     };
-    let (kernel_set, class) = match own {
-        Some(own) if !uses_mlx_products => (own, Exactness::Invariant),
-        Some(own) => (format!("{own}+{mlx}"), Exactness::Close),
-        None => (mlx, Exactness::Close),
+    let class = exactness(own.is_some(), uses_mlx_products);
+    let kernel_set = match own {
+        Some(own) if uses_mlx_products => format!("{own}+{mlx}"),
+        Some(own) => own,
+        None => mlx,
     };
 
     NumericsFingerprint {
@@ -74,5 +75,14 @@ pub(crate) fn fingerprint(numerics: Numerics<'_>) -> NumericsFingerprint {
         kernel_set,
         threads,
         class,
+    }
+}
+
+/// The class of what was loaded, which the loader knows layer by layer: our own kernels sum every output in one order, MLX's products
+/// in one that depends on the batch.
+fn exactness(has_own_kernels: bool, uses_mlx_products: bool) -> Exactness {
+    match has_own_kernels && !uses_mlx_products {
+        true => Exactness::Invariant,
+        false => Exactness::Close,
     }
 }

@@ -1,4 +1,9 @@
-//! What a model can hold, from its shape and the options it is loaded with.
+//! What a model can hold, from its shape, its memory and the options it is loaded with.
+
+pub(crate) mod budget;
+mod device;
+pub(crate) mod machine;
+pub(crate) mod workspace;
 
 use kr_engine::model::ModelLimits;
 
@@ -11,24 +16,32 @@ const FIRST_BUCKET_TOKENS: u32 = 256;
 const STORE_SHARE: u64 = 4;
 const MAX_STORE_BLOCKS: u64 = 1 << 20;
 
-/// `bytes_per_token` is KV's; `context_tokens` the model's own limit.
-pub(crate) fn limits(options: &LoadOptions, context_tokens: u32, bytes_per_token: u64) -> Result<ModelLimits> {
+/// What is known of a model's KV.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KvNeeds {
+    /// The model's own limit.
+    pub(crate) context_tokens: u32,
+    pub(crate) bytes_per_token: u64,
+}
+
+/// `budget`: bytes for slots and block store together.
+pub(crate) fn limits(options: &LoadOptions, needs: KvNeeds, budget: u64) -> Result<ModelLimits> {
+    let KvNeeds {
+        context_tokens,
+        bytes_per_token,
+    } = needs;
     let wanted = options.max_context_tokens.unwrap_or(context_tokens).min(context_tokens);
     let smallest = FIRST_BUCKET_TOKENS.min(wanted);
     let block_bytes = u64::from(options.block_tokens) * bytes_per_token;
-    let store_blocks = options.store_blocks.unwrap_or_else(|| {
-        default_store(
-            options.kv_budget_bytes,
-            block_bytes,
-            u64::from(smallest) * bytes_per_token,
-        )
-    });
+    let store_blocks = options
+        .store_blocks
+        .unwrap_or_else(|| default_store(budget, block_bytes, u64::from(smallest) * bytes_per_token));
     let store_bytes = u64::from(store_blocks) * block_bytes;
-    let slots_bytes = options.kv_budget_bytes.saturating_sub(store_bytes);
+    let slots_bytes = budget.saturating_sub(store_bytes);
     let fitting = slots_bytes / bytes_per_token;
     if fitting < u64::from(smallest) {
         return Err(Error::KvBudget {
-            budget: options.kv_budget_bytes,
+            budget,
             tokens: fitting,
             per_token: bytes_per_token,
             needed: store_bytes + u64::from(smallest) * bytes_per_token,
@@ -68,41 +81,47 @@ fn buckets(context_tokens: u32) -> Vec<u32> {
 mod tests {
     use super::*;
 
+    fn limits_of(options: &LoadOptions, context_tokens: u32, budget: u64) -> Result<ModelLimits> {
+        let needs = KvNeeds {
+            context_tokens,
+            bytes_per_token: 1024,
+        };
+        limits(options, needs, budget)
+    }
+
     #[test]
     fn slots_double_up_to_the_context() {
-        let limits = limits(&LoadOptions::default(), 1000, 1024).unwrap();
+        let limits = limits_of(&LoadOptions::default(), 1000, 2 << 30).unwrap();
         assert_eq!(limits.bucket_tokens, [256, 512, 1000]);
         assert_eq!(limits.context_tokens, 1000);
     }
 
     #[test]
     fn a_short_context_has_one_bucket() {
-        let limits = limits(&LoadOptions::default(), 64, 1024).unwrap();
+        let limits = limits_of(&LoadOptions::default(), 64, 2 << 30).unwrap();
         assert_eq!(limits.bucket_tokens, [64]);
     }
 
     #[test]
     fn the_context_shrinks_to_what_the_budget_holds() {
         let options = LoadOptions {
-            kv_budget_bytes: 700 * 1024,
             store_blocks: Some(2),
             block_tokens: 50,
             ..LoadOptions::default()
         };
-        let limits = limits(&options, 8192, 1024).unwrap();
+        let limits = limits_of(&options, 8192, 700 * 1024).unwrap();
         assert_eq!(limits.context_tokens, 600);
         assert_eq!(limits.kv_budget_bytes, 600 * 1024);
     }
 
     #[test]
     fn the_store_takes_a_quarter_of_the_budget_unless_told() {
-        let of = |kv_budget_bytes, store_blocks| {
+        let of = |budget, store_blocks| {
             let options = LoadOptions {
-                kv_budget_bytes,
                 store_blocks,
                 ..LoadOptions::default()
             };
-            let limits = limits(&options, 8192, 1024).unwrap();
+            let limits = limits_of(&options, 8192, budget).unwrap();
             (limits.store_blocks, limits.kv_budget_bytes)
         };
         assert_eq!(of(64 << 20, None), (512, 48 << 20));
@@ -112,11 +131,7 @@ mod tests {
 
     #[test]
     fn a_budget_below_one_slot_is_refused_with_the_bytes_needed() {
-        let options = LoadOptions {
-            kv_budget_bytes: 100 * 1024,
-            ..LoadOptions::default()
-        };
-        let error = limits(&options, 8192, 1024).unwrap_err();
+        let error = limits_of(&LoadOptions::default(), 8192, 100 * 1024).unwrap_err();
         assert!(
             error.to_string().ends_with("raise it to at least 262144 bytes"),
             "{error}"

@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use kr_contract::{NumericsFingerprint, TokenId};
+use kr_engine::model::{Model, ModelLimits};
+use mlx_rs::error::Result as MlxResult;
+use mlx_rs::memory::{active_memory, set_cache_limit};
 
 use crate::blas;
 use crate::config::{ConfigFile, Quantization};
@@ -12,7 +15,10 @@ use crate::fingerprint::{Backend, Numerics, fingerprint};
 use crate::kernels::{self, OwnKernels};
 use crate::kv::{KvArenas, KvShape, Moves, Stale};
 use crate::layers::LayerLoader;
-use crate::limits::limits;
+use crate::limits::budget::{MLX_CACHE_BYTES, Taken, budget};
+use crate::limits::machine::MachineMemory;
+use crate::limits::{self, KvNeeds, workspace};
+use crate::loaded::measure::WidestStep;
 use crate::loaded::{LoadedModel, Parts};
 use crate::models::{self, Architecture};
 use crate::options::{ComputeDtype, Kernels, LoadOptions};
@@ -92,7 +98,16 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         pipeline_depth: options.pipeline_depth.or(Some(u32::from(backend != Backend::Cpu))),
         ..options.clone()
     };
-    let limits = limits(&options, dimensions.max_position_embeddings, shape.bytes_per_token())?;
+    let needs = KvNeeds {
+        context_tokens: dimensions.max_position_embeddings,
+        bytes_per_token: shape.bytes_per_token(),
+    };
+    set_cache_limit(usize::try_from(MLX_CACHE_BYTES).unwrap_or(usize::MAX))?;
+    let memory = MachineMemory::read(backend);
+    let at_most = options
+        .kv_budget_bytes
+        .unwrap_or_else(|| budget(backend, memory, Taken::default()));
+    let limits = limits::limits(&options, needs, at_most)?;
     let tokenizer_digest = digest::tokenizer_digest_of(dir)?;
     let model_digest = digest::model_digest(config.bytes(), tokenizer_digest.as_deref(), &weights.digest_parts());
     let threads = threads(&options);
@@ -143,15 +158,66 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         (None, Backend::Cpu) => (Stale::Cleared, Moves::Graph),
         (None, _) => (Stale::Cleared, Moves::Queued),
     };
-    let kv = KvArenas::new(shape, &limits, kept)?;
-    Ok(LoadedModel::new(Parts {
+    let mut model = LoadedModel::new(Parts {
         decoder,
-        kv,
+        kv: KvArenas::new(shape, &limits, kept)?,
         limits,
         info,
         machine: own.map(|own| own.machine()),
         adopted,
-    }))
+    });
+    if options.kv_budget_bytes.is_none() {
+        let workspace = measured_workspace(&mut model, &options, memory, |limits| {
+            KvArenas::new(shape, limits, kept)
+        })?;
+        let weights = match backend {
+            Backend::Cpu => footprint.mapped_bytes + footprint.copied_bytes,
+            Backend::Metal | Backend::Cuda => active_memory()? as u64,
+        };
+        let bytes = budget(backend, memory, Taken { weights, workspace });
+        tracing::info!(
+            kv_budget_bytes = bytes,
+            workspace_bytes = workspace,
+            "measured the memory that is left for KV"
+        );
+        let limits = limits::limits(&options, needs, bytes)?;
+        model.replace_kv(KvArenas::new(shape, &limits, kept)?, limits);
+    }
+    Ok(model)
+}
+
+/// What the widest step takes beside weights and KV: remembered, or measured by running it.
+fn measured_workspace(
+    model: &mut LoadedModel,
+    options: &LoadOptions,
+    memory: Option<MachineMemory>,
+    kv: impl Fn(&ModelLimits) -> MlxResult<KvArenas>,
+) -> Result<u64> {
+    let step = WidestStep {
+        tokens: options.step_tokens.min(model.limits().context_tokens),
+        rows: options.max_sequences,
+    };
+    let key = workspace::Key {
+        fingerprint: model.info().fingerprint.to_string(),
+        model_digest: model.info().model_digest.clone(),
+        memory: memory.map_or(0, |memory| memory.total),
+        step_tokens: step.tokens,
+        sampled_rows: step.rows,
+    };
+    let cache_dir = options.cache_dir.as_deref();
+    if let Some(workspace) = workspace::remembered(cache_dir, &key) {
+        return Ok(workspace);
+    }
+    let failed = |source| Error::WidestStep {
+        tokens: step.tokens,
+        source,
+    };
+    if let Some(limits) = step.limits(model.limits()) {
+        model.replace_kv(kv(&limits)?, limits);
+    }
+    let workspace = model.workspace(step).map_err(failed)?;
+    workspace::remember(cache_dir, &key, workspace);
+    Ok(workspace)
 }
 
 fn own_kernels(options: &LoadOptions, backend: Backend, dtype: ComputeDtype) -> bool {

@@ -1,5 +1,6 @@
 //! A loaded model behind the engine's trait: checks a plan, builds the step's graph, reads what it chose.
 
+pub(crate) mod measure;
 mod plan;
 mod read;
 mod score;
@@ -31,7 +32,7 @@ use score::Scoring;
 pub struct LoadedModel {
     // Fields drop in this order: the adopted weights' handles last.
     decoder: Box<dyn Decoder>,
-    kv: KvArenas,
+    pub(crate) kv: KvArenas,
     /// What the last step sampled, for inputs that are still pending.
     last: Option<LastStep>,
     rows: Rows,

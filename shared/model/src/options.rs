@@ -1,6 +1,7 @@
 //! How a model is to be loaded.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use mlx_rs::Dtype;
@@ -88,8 +89,14 @@ pub struct LoadOptions {
     pub dtype: Option<ComputeDtype>,
     /// Sequences that may hold a slot at once.
     pub max_sequences: u32,
-    /// Bytes for KV: slots and block store together.
-    pub kv_budget_bytes: u64,
+    /// Bytes for KV: slots and block store together. `None` is measured, by running the widest step once after loading. On the CPU that
+    /// is an eighth of the memory (the control group's where it has a limit), at most 4 GiB, on a GPU nine tenths of what weights,
+    /// workspace and MLX's cache leave; less where less is available.
+    pub kv_budget_bytes: Option<u64>,
+    /// Input tokens of the widest step there will be, for that measurement.
+    pub step_tokens: u32,
+    /// A folder to remember measurements in, so that the next start need not repeat them; `None` remembers none.
+    pub cache_dir: Option<PathBuf>,
     /// Longest sequence; `None` is the model's own limit. Shortened where the budget does not hold one slot of that length.
     pub max_context_tokens: Option<u32>,
     /// Tokens in one block of the block store.
@@ -100,7 +107,7 @@ pub struct LoadOptions {
     pub pipeline_depth: Option<u32>,
     /// Which implementation computes.
     pub kernels: Kernels,
-    /// Threads of our own kernels, the engine's included; `None` is one for each processor.
+    /// Threads of our own kernels, the engine's included; `None` is one for each processor. Part of the numerics fingerprint.
     pub threads: Option<u32>,
 }
 
@@ -109,7 +116,9 @@ impl Default for LoadOptions {
         Self {
             dtype: None,
             max_sequences: 32,
-            kv_budget_bytes: 2 << 30,
+            kv_budget_bytes: None,
+            step_tokens: 512,
+            cache_dir: None,
             max_context_tokens: None,
             block_tokens: 32,
             store_blocks: None,
@@ -144,6 +153,7 @@ impl LoadOptions {
             0..=1 << 20,
             "0 to 1048576",
         )?;
+        within("step_tokens", self.step_tokens, 1..=1 << 20, "1 to 1048576")?;
         within("threads", self.threads.unwrap_or(1), 1..=1024, "1 to 1024")?;
         within("pipeline_depth", self.pipeline_depth.unwrap_or(0), 0..=1, "0 or 1")?;
         within(

@@ -9,7 +9,7 @@ const TOLERANCE: f32 = 2e-4;
 fn options(kernels: Kernels, rows: u64) -> LoadOptions {
     LoadOptions {
         kernels,
-        kv_budget_bytes: rows * 256 * 1024,
+        kv_budget_bytes: Some(rows * 256 * 1024),
         store_blocks: Some(0),
         ..LoadOptions::default()
     }
