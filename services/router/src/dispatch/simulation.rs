@@ -199,6 +199,7 @@ impl Simulation {
                     }
                     SequenceEvent::Failed(Failed::DeadlineExceeded) => seen.fate = Fate::Late,
                     SequenceEvent::Failed(_) => seen.fate = Fate::Refused,
+                    SequenceEvent::PromptLogprobs(_) => {}
                 }
             }
             if seen.fate != Fate::Open {

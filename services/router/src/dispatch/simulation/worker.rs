@@ -169,7 +169,12 @@ fn update(id: SequenceId, start_index: u32, ids: Vec<u32>, end: Option<End>) -> 
         ids,
         logprobs: Vec::new(),
     };
-    Update { id, tokens, end }
+    Update {
+        id,
+        tokens,
+        prompt_logprobs: Vec::new(),
+        end,
+    }
 }
 
 fn finished(reason: FinishReason) -> Box<Finished> {
