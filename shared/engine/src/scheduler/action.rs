@@ -108,10 +108,9 @@ impl Scheduler {
                 self.drop_copy_in(*sequence);
                 self.wait_for_memory(turn, message, now)
             }
-            SlotAction::Promote { sequence, bucket, .. } => {
+            SlotAction::Promote { sequence, .. } => {
                 let turn = self.drop_from_plan(*sequence, plan)?;
-                // Room was made for the move; it stays where it is and gives that up.
-                self.undo_promotion(turn, *bucket);
+                // It keeps the room that was made for the move until its slot is released.
                 self.preempt(turn);
                 None
             }

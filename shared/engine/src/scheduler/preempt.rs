@@ -111,20 +111,6 @@ impl Scheduler {
         sequence.journal.preemptions() >= self.max_preemptions
     }
 
-    /// Corrects the books where the model could not move a slot to `bucket`: it is where it was.
-    pub(super) fn undo_promotion(&mut self, turn: Turn, bucket: BucketId) {
-        let Some(sequence) = self.running.iter().find(|sequence| sequence.turn == turn) else {
-            return;
-        };
-        let written = sequence.planned();
-        let Some(old) = self.limits.bucket_for(written) else {
-            return;
-        };
-        self.budget.give_back(self.limits.slot_bytes(bucket));
-        self.budget.take(self.limits.slot_bytes(old));
-        self.set_bucket(turn, old);
-    }
-
     fn set_bucket(&mut self, turn: Turn, bucket: BucketId) {
         let mut running = self.running.iter_mut();
         let found = running.find(|sequence| sequence.turn == turn);

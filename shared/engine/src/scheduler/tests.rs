@@ -67,6 +67,8 @@ impl Rig {
     /// Plans and submits one step; returns its plan.
     fn submit(&mut self) -> Option<StepPlan> {
         let plan = self.scheduler.plan(self.now, &self.estimate);
+        let may_be_none = !self.open.is_empty() || self.scheduler.is_idle();
+        assert!(plan.is_some() || may_be_none, "the engine would give up");
         let mut plan = plan.unwrap_or(StepPlan {
             step: 0,
             entries: Vec::new(),

@@ -183,6 +183,32 @@ fn another_one_leads_when_the_leader_is_cancelled() {
 }
 
 #[test]
+fn another_one_may_lead_when_the_leader_is_preempted() {
+    let mut rig = rig_with_store(16);
+    rig.admit(sharing(1, &shared())).unwrap();
+    rig.turn();
+    let leader = rig.scheduler.running[0].turn;
+    assert_eq!(rig.scheduler.promises.len(), 1, "the last block of five");
+    rig.scheduler.preempt(leader);
+    rig.perform_rest();
+    assert_eq!(rig.scheduler.promises.len(), 0);
+    rig.admit(SequenceRequest {
+        priority: 1,
+        ..sharing(2, &shared())
+    })
+    .unwrap();
+    assert_eq!(
+        lengths(&rig.submit().unwrap()),
+        [(2, 5)],
+        "the first is held for the second"
+    );
+    rig.finish_step();
+    assert_eq!(lengths(&rig.submit().unwrap()), [(2, 1), (1, 1)]);
+    rig.finish_step();
+    rig.run_all();
+}
+
+#[test]
 fn nobody_waits_for_a_prefix_that_finds_no_place() {
     let mut rig = rig_with_store(1);
     for id in 1..=2 {
