@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 pub(crate) use quantization::{Quantization, Scheme};
 
 /// config.json, parsed and not yet understood.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -35,6 +35,23 @@ impl ConfigFile {
     /// The file as it is on disk, for the digest.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The same with `defaults`, an object, where the file is silent: what the architecture's class in transformers assumes. A null in
+    /// the file stays one.
+    pub(crate) fn or(&self, defaults: &Value) -> Self {
+        let mut config = self.clone();
+        for (field, value) in defaults.as_object().into_iter().flatten() {
+            config.fields.entry(field).or_insert_with(|| value.clone());
+        }
+        config
+    }
+
+    /// The same with another value of `field`.
+    pub(crate) fn with(&self, field: &str, value: Value) -> Self {
+        let mut config = self.clone();
+        config.fields.insert(field.to_owned(), value);
+        config
     }
 
     /// The one entry of `architectures`.
@@ -63,9 +80,7 @@ impl ConfigFile {
 
     /// A whole number within `range`.
     pub(crate) fn integer(&self, field: &str, range: RangeInclusive<u32>) -> Result<u32> {
-        let value = self
-            .get(field)
-            .ok_or_else(|| self.refuse(field, "it is required", "add it, or download the model again"))?;
+        let value = self.get(field).ok_or_else(|| self.required(field))?;
         value
             .as_u64()
             .and_then(|number| u32::try_from(number).ok())
@@ -93,6 +108,30 @@ impl ConfigFile {
             .as_f64()
             .filter(|number| number.is_finite() && *number > 0.0)
             .ok_or_else(|| self.refuse(field, "it must be a positive number", "correct it"))
+    }
+
+    /// A positive number.
+    pub(crate) fn positive(&self, field: &str) -> Result<f64> {
+        if self.get(field).is_none() {
+            return Err(self.required(field));
+        }
+        self.positive_or(field, 1.0)
+    }
+
+    /// `count` positive numbers.
+    pub(crate) fn positives(&self, field: &str, count: usize) -> Result<Vec<f64>> {
+        let positive = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let numbers: Option<Vec<_>> = match self.get(field) {
+            Some(Value::Array(values)) if values.len() == count => values.iter().map(positive).collect(),
+            _ => None,
+        };
+        numbers.ok_or_else(|| {
+            self.refuse(
+                field,
+                &format!("it must be a list of {count} positive numbers"),
+                "correct it",
+            )
+        })
     }
 
     /// A truth value, `default` where it is absent.
@@ -146,6 +185,10 @@ impl ConfigFile {
             problem,
             cure,
         }
+    }
+
+    fn required(&self, field: &str) -> Error {
+        self.refuse(field, "it is required", "add it, or download the model again")
     }
 
     fn ids(&self, field: &str) -> Result<Vec<TokenId>> {

@@ -2,6 +2,7 @@
 //! a step, handed to another thread one by one, would cost more than most of them take. What an input still waits for in MLX's
 //! graph is computed first.
 
+mod activation;
 mod attention;
 mod copy;
 mod gather;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use kr_kernels::Machine;
 
-pub(crate) use attention::{NewTokens, Rotary};
+pub(crate) use attention::{HeadNorms, NewTokens, Rotary};
 pub(crate) use copy::{CopyRun, copy_runs, unwritten};
 pub(crate) use linear::OwnWeight;
 

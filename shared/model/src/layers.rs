@@ -16,11 +16,11 @@ use crate::config::Quantization;
 use crate::kernels::OwnKernels;
 use crate::weights::Weights;
 
-pub(crate) use activation::swiglu;
+pub(crate) use activation::{Activation, Gate, swiglu};
 pub(crate) use embedding::Embedding;
 pub(crate) use linear::{Linear, Part, project};
-pub(crate) use norm::RmsNorm;
-pub(crate) use rotary::Rope;
+pub(crate) use norm::{Gain, Norm, RmsNorm};
+pub(crate) use rotary::{Rope, Rotation, Sight};
 
 /// A length of an array. Configurations are checked to be far below the limit.
 pub(crate) fn dim(length: usize) -> i32 {

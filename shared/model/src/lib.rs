@@ -6,7 +6,8 @@
 //! # Layout
 //! - [`load`]: config → weights → architecture → [`LoadedModel`]
 //! - `config`, `weights`, `digest`: a model directory's files, checked
-//! - `layers`, `attention`, `models/<architecture>`: the computation, in MLX's operations
+//! - `layers`, `attention`: the computation, in MLX's operations or our own
+//! - `transformer`: what architectures put together; `models/<architecture>`: what is special to each
 //! - `kv`, `step`: where KV lies and which tokens of a step see what of it
 //! - `sample`: from logits to tokens
 //! - [`blas`]: which BLAS the process computes with
@@ -29,6 +30,7 @@ mod models;
 mod options;
 mod sample;
 mod step;
+mod transformer;
 mod weights;
 
 pub use digest::tokenizer_digest;

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::kv::KvArenas;
 use crate::layers::LayerLoader;
 use crate::step::StepLayout;
+use crate::transformer::Shape;
 
 /// What the rest of the crate must know of any architecture.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +31,24 @@ pub(crate) trait Decoder: std::fmt::Debug {
     fn logits(&self, hidden: &Array) -> MlxResult<Array>;
 }
 
-/// Reads an architecture's part of config.json.
+/// An architecture with its part of config.json.
 pub(crate) trait Architecture: std::fmt::Debug {
-    fn dimensions(&self) -> Dimensions;
+    fn shape(&self) -> &Shape;
+
+    fn dimensions(&self) -> Dimensions {
+        let shape = self.shape();
+        Dimensions {
+            layers: shape.num_hidden_layers,
+            heads: shape.heads(),
+            vocab_size: shape.vocab_size,
+            max_position_embeddings: shape.max_position_embeddings,
+        }
+    }
 
     /// A tensor whose type stands for the model's own: the embedding's, or its scales where it is quantised.
-    fn embedding_name(&self) -> &'static str;
+    fn embedding_name(&self) -> &'static str {
+        "model.embed_tokens"
+    }
 
     /// Loads the weights.
     fn load(&self, loader: &mut LayerLoader<'_>) -> Result<Box<dyn Decoder>>;
@@ -43,7 +56,9 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 1] = [("LlamaForCausalLM", llama::read)];
+const LOADERS: [(&str, Read); 1] = [
+    ("LlamaForCausalLM", llama::read),
+];
 
 /// Finds the architecture that config.json names and reads its fields.
 pub(crate) fn read(config: &ConfigFile) -> Result<Box<dyn Architecture>> {
@@ -57,3 +72,6 @@ pub(crate) fn read(config: &ConfigFile) -> Result<Box<dyn Architecture>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

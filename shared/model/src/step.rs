@@ -1,6 +1,6 @@
 //! How the tokens of one step lie in the flat batch, and which of them attend to which slot.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use mlx_rs::Array;
@@ -38,8 +38,11 @@ pub(crate) struct Decodes {
     /// `[arena rows]` int32: for every row of the arena the token of the flat batch that attends to it; rows of others repeat
     /// token 0, whose result there is dropped.
     pub(crate) token_of_row: Array,
-    /// `[arena rows, 1, 1, capacity]` bool: what each row's token may see.
-    pub(crate) visible: Array,
+    /// By row of the arena: one past the last position that its token sees.
+    ends: Vec<usize>,
+    capacity: usize,
+    /// What was asked for, by window.
+    masks: RefCell<Vec<(Option<usize>, Array)>>,
 }
 
 /// One step's layout. Independent of the layer: each part is built once, when a layer first asks for it.
@@ -167,10 +170,6 @@ impl Decodes {
             token_of_row[span.row] = dim(span.offset);
             seen[span.row] = span.end();
         }
-        let visible: Vec<bool> = seen
-            .iter()
-            .flat_map(|seen| (0..arena.capacity).map(move |position| position < *seen))
-            .collect();
         let column = |value: fn(&Span) -> usize| indices(group.iter().map(|span| dim(value(span))).collect());
         Self {
             bucket: group.first().map_or(0, |span| span.bucket),
@@ -178,8 +177,26 @@ impl Decodes {
             positions: column(|span| span.start),
             offsets: column(|span| span.offset),
             token_of_row: indices(token_of_row),
-            visible: Array::from_slice(&visible, &[dim(arena.rows), 1, 1, dim(arena.capacity)]),
+            ends: seen,
+            capacity: arena.capacity,
+            masks: RefCell::default(),
         }
+    }
+
+    /// `[arena rows, 1, 1, capacity]` bool: what each row's token may see, of the last `window` positions where there is a window.
+    pub(crate) fn visible(&self, window: Option<usize>) -> Array {
+        let mut masks = self.masks.borrow_mut();
+        if let Some((_, mask)) = masks.iter().find(|(known, _)| *known == window) {
+            return mask.clone();
+        }
+        let row = |end: &usize| {
+            let seen = end.saturating_sub(window.unwrap_or(*end))..*end;
+            (0..self.capacity).map(move |position| seen.contains(&position))
+        };
+        let visible: Vec<bool> = self.ends.iter().flat_map(row).collect();
+        let mask = Array::from_slice(&visible, &[dim(self.ends.len()), 1, 1, dim(self.capacity)]);
+        masks.push((window, mask.clone()));
+        mask
     }
 }
 

@@ -7,24 +7,51 @@ use mlx_rs::error::Result;
 use mlx_rs::{Array, fast};
 
 use super::{LayerLoader, dim};
-use crate::attention::{Heads, RotaryAttention, inverse_root};
+use crate::attention::{Heads, RotaryAttention};
 use crate::kernels::Rotary;
 
+/// How far positions turn the elements of a head.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rotation {
+    /// One for each pair of elements: at position p it is turned by p / period. Elements behind the last pair stay.
+    pub(crate) periods: Vec<f64>,
+    /// What the turned elements are multiplied by.
+    pub(crate) scale: f32,
+}
+
+/// How queries see keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Sight {
+    /// What their products are multiplied by.
+    pub(crate) scale: f32,
+    /// Positions that a token sees, its own included; `None` for all up to its own.
+    pub(crate) window: Option<usize>,
+}
+
 impl LayerLoader<'_> {
-    /// Attention with rotary positions of base `theta`, for all layers.
-    pub(crate) fn rotary_attention(&self, heads: Heads, theta: f64) -> RotaryAttention {
-        let rope = Rope::new(heads.head_dim.unsigned_abs(), theta);
+    /// Attention that is alike in several layers.
+    pub(crate) fn rotary_attention(&self, heads: Heads, rotation: &Rotation, sight: Sight) -> RotaryAttention {
+        let rope = Rope::new(heads.head_dim, rotation);
         let own = self.own.clone().map(|kernels| {
-            let table = Arc::new(RotaryTable::new(&rope.periods, self.positions));
+            let table = RotaryTable::new(&rotation.periods, self.positions);
+            let table = match rotation.scale {
+                1.0 => table,
+                scale => table.scaled(scale),
+            };
             let rotary = Rotary {
                 heads,
-                table,
-                scale: inverse_root(heads),
-                window: None,
+                table: Arc::new(table),
+                scale: sight.scale,
+                window: sight.window,
             };
             (kernels, rotary)
         });
-        RotaryAttention { heads, rope, own }
+        RotaryAttention {
+            heads,
+            sight,
+            rope,
+            own,
+        }
     }
 }
 
@@ -32,34 +59,41 @@ impl LayerLoader<'_> {
 /// implementation.
 #[derive(Debug, Clone)]
 pub(crate) struct Rope {
-    head_dim: i32,
-    /// θ^(2i / head_dim) for each pair i of a head.
-    periods: Vec<f64>,
-    /// `[head_dim / 2]`: the same, float32.
-    frequencies: Array,
+    /// Elements that are turned.
+    width: i32,
+    /// `[width / 2]`, float32.
+    periods: Array,
+    /// `[head_dim]`, float32: what elements are multiplied by, if that is not one for all.
+    scales: Option<Array>,
 }
 
 impl Rope {
-    pub(crate) fn new(head_dim: u32, theta: f64) -> Self {
-        let periods: Vec<f64> = (0..head_dim / 2)
-            .map(|index| theta.powf(f64::from(2 * index) / f64::from(head_dim)))
-            .collect();
+    fn new(head_dim: i32, rotation: &Rotation) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "rounds to the type that is computed with"
         )]
-        let rounded: Vec<f32> = periods.iter().map(|period| *period as f32).collect();
+        let periods: Vec<f32> = rotation.periods.iter().map(|period| *period as f32).collect();
+        let width = dim(periods.len() * 2);
+        let scales: Vec<f32> = (0..head_dim)
+            .map(|element| if element < width { rotation.scale } else { 1.0 })
+            .collect();
+        let scaled = scales.iter().any(|scale| *scale != 1.0);
         Self {
-            head_dim: head_dim.cast_signed(),
-            periods,
-            frequencies: Array::from_slice(&rounded, &[dim(rounded.len())]),
+            width,
+            periods: Array::from_slice(&periods, &[dim(periods.len())]),
+            scales: scaled.then(|| Array::from_slice(&scales, &[head_dim])),
         }
     }
 
     /// `x`: `[tokens, heads, head_dim]`, `positions`: `[tokens]`, int32 → the shape of `x`.
     pub(crate) fn forward(&self, x: &Array, positions: &Array) -> Result<Array> {
         let shape = x.shape().to_vec();
+        let x = match &self.scales {
+            None => x.clone(),
+            Some(scales) => x.multiply(scales.as_dtype(x.dtype())?)?,
+        };
         let rows = x.reshape(&[shape[0], shape[1], 1, shape[2]])?;
-        fast::rope_dynamic(&rows, self.head_dim, false, None, 1.0, positions, &self.frequencies)?.reshape(&shape)
+        fast::rope_dynamic(&rows, self.width, false, None, 1.0, positions, &self.periods)?.reshape(&shape)
     }
 }
