@@ -1,6 +1,7 @@
 //! The architectures that can be loaded. A new one is a file below `models/` and a line in [`LOADERS`].
 
 mod llama;
+mod mistral;
 
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
@@ -56,8 +57,9 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 1] = [
+const LOADERS: [(&str, Read); 2] = [
     ("LlamaForCausalLM", llama::read),
+    ("MistralForCausalLM", mistral::read),
 ];
 
 /// Finds the architecture that config.json names and reads its fields.

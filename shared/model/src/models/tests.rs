@@ -12,12 +12,14 @@ use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, expected, fixtur
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
 /// All the fixtures that make_fixtures.py makes, and the two older ones.
-pub(super) const MODELS: [&str; 5] = [
+pub(super) const MODELS: [&str; 7] = [
     "llama-tied",
     "llama-untied",
     "llama-llama3",
     "llama-linear",
     "llama-yarn",
+    "mistral-windowed",
+    "mistral-full",
 ];
 
 /// float32 against float32 in another order of summation; logits go up to about 20.
