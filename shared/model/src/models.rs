@@ -2,6 +2,7 @@
 
 mod llama;
 mod mistral;
+mod qwen2;
 
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
@@ -57,9 +58,10 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 2] = [
+const LOADERS: [(&str, Read); 3] = [
     ("LlamaForCausalLM", llama::read),
     ("MistralForCausalLM", mistral::read),
+    ("Qwen2ForCausalLM", qwen2::read),
 ];
 
 /// Finds the architecture that config.json names and reads its fields.

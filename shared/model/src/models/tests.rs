@@ -12,7 +12,7 @@ use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, expected, fixtur
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
 /// All the fixtures that make_fixtures.py makes, and the two older ones.
-pub(super) const MODELS: [&str; 7] = [
+pub(super) const MODELS: [&str; 9] = [
     "llama-tied",
     "llama-untied",
     "llama-llama3",
@@ -20,6 +20,8 @@ pub(super) const MODELS: [&str; 7] = [
     "llama-yarn",
     "mistral-windowed",
     "mistral-full",
+    "qwen2-tied",
+    "qwen2-windowed",
 ];
 
 /// float32 against float32 in another order of summation; logits go up to about 20.
