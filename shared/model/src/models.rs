@@ -3,6 +3,7 @@
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
@@ -58,10 +59,11 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 3] = [
+const LOADERS: [(&str, Read); 4] = [
     ("LlamaForCausalLM", llama::read),
     ("MistralForCausalLM", mistral::read),
     ("Qwen2ForCausalLM", qwen2::read),
+    ("Qwen3ForCausalLM", qwen3::read),
 ];
 
 /// Finds the architecture that config.json names and reads its fields.

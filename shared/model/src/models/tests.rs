@@ -12,7 +12,7 @@ use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, expected, fixtur
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
 /// All the fixtures that make_fixtures.py makes, and the two older ones.
-pub(super) const MODELS: [&str; 9] = [
+pub(super) const MODELS: [&str; 11] = [
     "llama-tied",
     "llama-untied",
     "llama-llama3",
@@ -22,6 +22,8 @@ pub(super) const MODELS: [&str; 9] = [
     "mistral-full",
     "qwen2-tied",
     "qwen2-windowed",
+    "qwen3-tied",
+    "qwen3-biased",
 ];
 
 /// float32 against float32 in another order of summation; logits go up to about 20.
