@@ -1,5 +1,6 @@
 //! The architectures that can be loaded. A new one is a file below `models/` and a line in [`LOADERS`].
 
+mod gemma3;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -59,11 +60,12 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 4] = [
+const LOADERS: [(&str, Read); 5] = [
     ("LlamaForCausalLM", llama::read),
     ("MistralForCausalLM", mistral::read),
     ("Qwen2ForCausalLM", qwen2::read),
     ("Qwen3ForCausalLM", qwen3::read),
+    ("Gemma3ForCausalLM", gemma3::read),
 ];
 
 /// Finds the architecture that config.json names and reads its fields.

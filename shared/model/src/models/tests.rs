@@ -12,7 +12,7 @@ use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, expected, fixtur
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
 /// All the fixtures that make_fixtures.py makes, and the two older ones.
-pub(super) const MODELS: [&str; 11] = [
+pub(super) const MODELS: [&str; 13] = [
     "llama-tied",
     "llama-untied",
     "llama-llama3",
@@ -24,6 +24,8 @@ pub(super) const MODELS: [&str; 11] = [
     "qwen2-windowed",
     "qwen3-tied",
     "qwen3-biased",
+    "gemma3-tied",
+    "gemma3-untied",
 ];
 
 /// float32 against float32 in another order of summation; logits go up to about 20.
