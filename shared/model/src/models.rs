@@ -3,6 +3,7 @@
 mod gemma3;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 
@@ -60,12 +61,13 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 5] = [
+const LOADERS: [(&str, Read); 6] = [
     ("LlamaForCausalLM", llama::read),
     ("MistralForCausalLM", mistral::read),
     ("Qwen2ForCausalLM", qwen2::read),
     ("Qwen3ForCausalLM", qwen3::read),
     ("Gemma3ForCausalLM", gemma3::read),
+    ("Phi3ForCausalLM", phi3::read),
 ];
 
 /// Finds the architecture that config.json names and reads its fields.

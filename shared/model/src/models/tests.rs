@@ -12,7 +12,7 @@ use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, expected, fixtur
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
 /// All the fixtures that make_fixtures.py makes, and the two older ones.
-pub(super) const MODELS: [&str; 13] = [
+pub(super) const MODELS: [&str; 16] = [
     "llama-tied",
     "llama-untied",
     "llama-llama3",
@@ -26,6 +26,9 @@ pub(super) const MODELS: [&str; 13] = [
     "qwen3-biased",
     "gemma3-tied",
     "gemma3-untied",
+    "phi3-fused",
+    "phi3-partial",
+    "phi3-longrope",
 ];
 
 /// float32 against float32 in another order of summation; logits go up to about 20.
