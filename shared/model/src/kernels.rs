@@ -8,6 +8,7 @@ mod copy;
 mod gather;
 mod linear;
 mod memory;
+mod mixture;
 mod norm;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use kr_kernels::Machine;
 pub(crate) use attention::{HeadNorms, NewTokens, Rotary};
 pub(crate) use copy::{CopyRun, copy_runs, unwritten};
 pub(crate) use linear::OwnWeight;
+pub(crate) use mixture::Routing;
 
 /// Kernels for float32 on the CPU backend. Cloning shares the threads.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 
 mod activation;
 mod embedding;
+mod experts;
 mod linear;
 mod matrix;
 mod norm;
@@ -18,6 +19,7 @@ use crate::weights::Weights;
 
 pub(crate) use activation::{Activation, Gate, swiglu};
 pub(crate) use embedding::Embedding;
+pub(crate) use experts::{ExpertNames, StackedLinear};
 pub(crate) use linear::{Linear, Part, project};
 pub(crate) use norm::{Gain, Norm, RmsNorm};
 pub(crate) use rotary::{Rope, Rotation, Sight};

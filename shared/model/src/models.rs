@@ -3,9 +3,11 @@
 mod gemma3;
 mod llama;
 mod mistral;
+mod mixtral;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
@@ -61,13 +63,15 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 6] = [
+const LOADERS: [(&str, Read); 8] = [
     ("LlamaForCausalLM", llama::read),
     ("MistralForCausalLM", mistral::read),
     ("Qwen2ForCausalLM", qwen2::read),
     ("Qwen3ForCausalLM", qwen3::read),
     ("Gemma3ForCausalLM", gemma3::read),
     ("Phi3ForCausalLM", phi3::read),
+    ("Qwen3MoeForCausalLM", qwen3_moe::read),
+    ("MixtralForCausalLM", mixtral::read),
 ];
 
 /// Finds the architecture that config.json names and reads its fields.

@@ -3,6 +3,7 @@
 mod adopt;
 mod file;
 mod index;
+mod raw;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -24,16 +25,36 @@ pub(crate) struct Footprint {
     pub(crate) copied_bytes: u64,
 }
 
+impl std::ops::Add for Footprint {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            mapped_bytes: self.mapped_bytes + other.mapped_bytes,
+            copied_bytes: self.copied_bytes + other.copied_bytes,
+        }
+    }
+}
+
 /// All tensors of a model directory.
 #[derive(Debug)]
 pub(crate) struct Weights {
     dir: PathBuf,
     files: Vec<WeightFile>,
     file_of: HashMap<String, usize>,
+    /// Names of parts of stacked tensors: see [`Weights::unstack`].
+    parts: HashMap<String, Part>,
     adopts: bool,
     footprint: Footprint,
     taken: HashSet<String>,
     adopted: Vec<Array>,
+}
+
+/// One of several tensors of one shape that a file holds as one.
+#[derive(Debug)]
+struct Part {
+    stack: String,
+    index: usize,
 }
 
 /// Handles to every adopted array. Must outlive all other arrays of the model: see [`MappedTensor::adopt`].
@@ -68,6 +89,7 @@ impl Weights {
             dir,
             files,
             file_of,
+            parts: HashMap::new(),
             adopts,
             footprint,
             taken,
@@ -77,7 +99,22 @@ impl Weights {
 
     /// Returns whether there is a tensor of that name.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.file_of.contains_key(name)
+        self.file_of.contains_key(name) || self.parts.contains_key(name)
+    }
+
+    /// Where there is a tensor `stack` of `names.len()` tensors, gives each of them its name.
+    pub(crate) fn unstack(&mut self, stack: &str, names: impl ExactSizeIterator<Item = String>) {
+        let Some((info, _)) = self.file_of.get(stack).and_then(|file| self.files[*file].tensor(stack)) else {
+            return;
+        };
+        if info.shape.first() == Some(&names.len()) {
+            let part = |index| {
+                let stack = stack.to_owned();
+                Part { stack, index }
+            };
+            self.parts
+                .extend(names.enumerate().map(|(index, name)| (name, part(index))));
+        }
     }
 
     /// Returns the type of a floating-point tensor, `None` where there is none of that name or it is of another kind.
@@ -147,29 +184,7 @@ impl Weights {
         accept: impl Fn(FileDtype) -> Option<Dtype>,
         expected: &str,
     ) -> Result<Array> {
-        let Some(file) = self.file_of.get(name).map(|index| &self.files[*index]) else {
-            let problem = "is missing: config.json does not describe these weights, or the download is incomplete";
-            return Err(tensor(&self.dir, name, problem));
-        };
-        let Some((info, offset)) = file.tensor(name) else {
-            return Err(tensor(file.path(), name, "is missing"));
-        };
-        let dtype = accept(info.dtype).ok_or_else(|| {
-            let problem = format!("has type {:?}, expected is {expected}", info.dtype);
-            tensor(file.path(), name, problem)
-        })?;
-        let dims: Option<Vec<i32>> = shape.iter().map(|length| i32::try_from(*length).ok()).collect();
-        let same = shape
-            .iter()
-            .map(|length| *length as usize)
-            .eq(info.shape.iter().copied());
-        let mapped = dims
-            .filter(|_| same)
-            .and_then(|dims| MappedTensor::new(file.map(), offset, dims, dtype))
-            .ok_or_else(|| {
-                let problem = format!("has shape {:?}, config.json calls for {shape:?}", info.shape);
-                tensor(file.path(), name, problem)
-            })?;
+        let (mapped, stored) = self.locate(name, shape, accept, expected)?;
         let adopts = self.adopts && mapped.is_adoptable();
         let array = if adopts { mapped.adopt()? } else { mapped.copy() };
         let bytes = array.nbytes() as u64;
@@ -179,8 +194,46 @@ impl Weights {
         } else {
             self.footprint.copied_bytes += bytes;
         }
-        self.taken.insert(name.to_owned());
+        self.taken.insert(stored);
         Ok(array)
+    }
+
+    /// Where a tensor lies, if it is as expected, and the name that its file has for it.
+    fn locate(
+        &self,
+        name: &str,
+        shape: &[u32],
+        accept: impl Fn(FileDtype) -> Option<Dtype>,
+        expected: &str,
+    ) -> Result<(MappedTensor<'_>, String)> {
+        let part = self.parts.get(name);
+        let stored = part.map_or(name, |part| &part.stack).to_owned();
+        let Some(file) = self.file_of.get(&stored).map(|index| &self.files[*index]) else {
+            let problem = "is missing: config.json does not describe these weights, or the download is incomplete";
+            return Err(tensor(&self.dir, name, problem));
+        };
+        let Some((info, mut offset)) = file.tensor(&stored) else {
+            return Err(tensor(file.path(), name, "is missing"));
+        };
+        let mut found = &info.shape[..];
+        if let (Some(part), [count, rest @ ..]) = (part, found) {
+            offset += (info.data_offsets.1 - info.data_offsets.0) / count.max(&1) * part.index;
+            found = rest;
+        }
+        let dtype = accept(info.dtype).ok_or_else(|| {
+            let problem = format!("has type {:?}, expected is {expected}", info.dtype);
+            tensor(file.path(), name, problem)
+        })?;
+        let dims: Option<Vec<i32>> = shape.iter().map(|length| i32::try_from(*length).ok()).collect();
+        let same = shape.iter().map(|length| *length as usize).eq(found.iter().copied());
+        let mapped = dims
+            .filter(|_| same)
+            .and_then(|dims| MappedTensor::new(file.map(), offset, dims, dtype))
+            .ok_or_else(|| {
+                let problem = format!("has shape {found:?}, config.json calls for {shape:?}");
+                tensor(file.path(), name, problem)
+            })?;
+        Ok((mapped, stored))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every architecture against the logits of transformers, in all the ways a step can be put together.
 
 mod config;
+mod files;
 mod quantized;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, expected, fixtur
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
 /// All the fixtures that make_fixtures.py makes, and the two older ones.
-pub(super) const MODELS: [&str; 16] = [
+pub(super) const MODELS: [&str; 19] = [
     "llama-tied",
     "llama-untied",
     "llama-llama3",
@@ -29,6 +30,9 @@ pub(super) const MODELS: [&str; 16] = [
     "phi3-fused",
     "phi3-partial",
     "phi3-longrope",
+    "qwen3-moe-normed",
+    "qwen3-moe-raw",
+    "mixtral-windowed",
 ];
 
 /// float32 against float32 in another order of summation; logits go up to about 20.
