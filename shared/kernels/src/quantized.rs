@@ -16,6 +16,7 @@
 //! A run in which any activation is infinite or NaN makes NaN of every output.
 
 mod activations;
+mod checksum;
 mod float;
 mod instructions;
 mod int8;
@@ -27,6 +28,7 @@ mod rows;
 mod vector;
 
 pub use activations::Activations;
+pub use checksum::Checksum;
 pub use instructions::ByteInstructions;
 pub use layout::{Bits, Layout, PANEL, RUN, ScaleType};
 pub use linear::{Method, Products, Weight};

@@ -15,7 +15,8 @@ use mlx_rs::Dtype;
 
 use crate::config::Quantization;
 use crate::kernels::OwnKernels;
-use crate::weights::Weights;
+use crate::prepared::PreparedWeights;
+use crate::weights::{Footprint, Weights};
 
 pub(crate) use activation::{Activation, Gate, swiglu};
 pub(crate) use embedding::Embedding;
@@ -38,6 +39,10 @@ pub(crate) struct LayerLoader<'a> {
     pub(crate) dtype: Dtype,
     /// Kernels of our own, where they can be used.
     pub(crate) own: Option<OwnKernels>,
+    /// Quantised weights that a file has as our kernels want them.
+    pub(crate) prepared: Option<&'a PreparedWeights>,
+    /// What the quantised weights of our kernels cost.
+    pub(crate) packed: Footprint,
     /// Positions that can occur.
     pub(crate) positions: usize,
     /// Counts weights, packed ones as what they stand for.

@@ -28,6 +28,7 @@ mod load;
 mod loaded;
 mod models;
 mod options;
+mod prepared;
 mod sample;
 mod step;
 mod transformer;
@@ -35,6 +36,7 @@ mod weights;
 
 pub use digest::tokenizer_digest;
 pub use error::Error;
+pub use kr_kernels::quantized::Activations;
 pub use load::{ModelInfo, QuantizationInfo, load};
 pub use loaded::{LoadedModel, Ticket};
 pub use options::{ComputeDtype, Kernels, LoadOptions, UnknownDtype};

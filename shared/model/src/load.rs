@@ -22,7 +22,8 @@ use crate::loaded::measure::WidestStep;
 use crate::loaded::{LoadedModel, Parts};
 use crate::models::{self, Architecture};
 use crate::options::{ComputeDtype, Kernels, LoadOptions};
-use crate::weights::Weights;
+use crate::prepared::{Place, PreparedWeights};
+use crate::weights::{Footprint, Weights};
 
 /// What a loaded model is. Holds no arrays: it may go to other threads.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,9 +40,10 @@ pub struct ModelInfo {
     pub vocab_size: u32,
     /// The tokens that end an answer.
     pub eos_token_ids: Vec<TokenId>,
-    /// Bytes of the weight files that are used in place.
+    /// Bytes of the weight files, and of the file of prepared weights, that are used in place.
     pub mapped_bytes: u64,
-    /// Bytes of weights that were copied: not aligned to 64 bytes in the file, converted, or for a backend with memory of its own.
+    /// Bytes of weights that were copied: not aligned to 64 bytes in the file, converted, for a backend with memory of
+    /// its own, or prepared without a file for it.
     pub copied_bytes: u64,
     /// What the arithmetic depends on.
     pub fingerprint: NumericsFingerprint,
@@ -111,18 +113,23 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
     let tokenizer_digest = digest::tokenizer_digest_of(dir)?;
     let model_digest = digest::model_digest(config.bytes(), tokenizer_digest.as_deref(), &weights.digest_parts());
     let threads = threads(&options);
-    let own = own_kernels(&options, backend, dtype).then(|| OwnKernels::new(threads as usize));
+    let own = own_kernels(&options, backend, dtype).then(|| OwnKernels::new(threads as usize, options.activations));
+    let prepared = own
+        .as_ref()
+        .and_then(|_| prepared_weights(&options, &weights, quantization.as_ref(), &model_digest));
     let mut loader = LayerLoader {
         weights: &mut weights,
         quantization: quantization.as_ref(),
         dtype: dtype.to_mlx(),
         own: own.clone(),
+        prepared: prepared.as_ref(),
+        packed: Footprint::default(),
         positions: limits.context_tokens as usize,
         parameters: 0,
         uses_mlx_products: own.is_none(),
     };
     let decoder = architecture.load(&mut loader)?;
-    let (parameters, uses_mlx_products) = (loader.parameters, loader.uses_mlx_products);
+    let (parameters, uses_mlx_products, packed) = (loader.parameters, loader.uses_mlx_products, loader.packed);
 
     let unused = weights.unused();
     if !unused.is_empty() {
@@ -133,6 +140,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         );
     }
     let (footprint, adopted) = weights.finish();
+    let footprint = footprint + packed;
     let info = ModelInfo {
         architecture: config.architecture()?.to_owned(),
         parameters,
@@ -146,7 +154,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
             backend,
             dtype,
             blas: &blas,
-            own: own.as_ref().map(OwnKernels::name),
+            own: own.as_ref().map(|own| own.name(packed != Footprint::default())),
             uses_mlx_products,
             threads,
         }),
@@ -218,6 +226,20 @@ fn measured_workspace(
     let workspace = model.workspace(step).map_err(failed)?;
     workspace::remember(cache_dir, &key, workspace);
     Ok(workspace)
+}
+
+/// The file of quantised weights for our kernels, where it is of use.
+fn prepared_weights(
+    options: &LoadOptions,
+    weights: &Weights,
+    quantization: Option<&Quantization>,
+    model_digest: &str,
+) -> Option<PreparedWeights> {
+    let place = Place {
+        cache_folder: options.cache_dir.as_deref(),
+        model_digest,
+    };
+    PreparedWeights::open(weights, quantization?, place)
 }
 
 fn own_kernels(options: &LoadOptions, backend: Backend, dtype: ComputeDtype) -> bool {

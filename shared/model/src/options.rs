@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use kr_kernels::quantized::Activations;
 use mlx_rs::Dtype;
 
 use crate::error::{Error, Result};
@@ -95,7 +96,8 @@ pub struct LoadOptions {
     pub kv_budget_bytes: Option<u64>,
     /// Input tokens of the widest step there will be, for that measurement.
     pub step_tokens: u32,
-    /// A folder to remember measurements in, so that the next start need not repeat them; `None` remembers none.
+    /// A folder to remember measurements in and to keep prepared weights in, so that the next start need not repeat them and workers
+    /// share them; `None` remembers none.
     pub cache_dir: Option<PathBuf>,
     /// Longest sequence; `None` is the model's own limit. Shortened where the budget does not hold one slot of that length.
     pub max_context_tokens: Option<u32>,
@@ -107,6 +109,8 @@ pub struct LoadOptions {
     pub pipeline_depth: Option<u32>,
     /// Which implementation computes.
     pub kernels: Kernels,
+    /// What our own kernels make of activations that meet quantised weights.
+    pub activations: Activations,
     /// Threads of our own kernels, the engine's included; `None` is one for each processor. Part of the numerics fingerprint.
     pub threads: Option<u32>,
 }
@@ -124,6 +128,7 @@ impl Default for LoadOptions {
             store_blocks: None,
             pipeline_depth: None,
             kernels: Kernels::Auto,
+            activations: Activations::Int8,
             threads: None,
         }
     }

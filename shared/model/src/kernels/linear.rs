@@ -26,7 +26,7 @@ impl OwnKernels {
     }
 }
 
-fn rows(x: &Array) -> Result<Rows<'_>> {
+pub(super) fn rows(x: &Array) -> Result<Rows<'_>> {
     Ok(Rows {
         values: read(x)?,
         width: x.dim(1).unsigned_abs() as usize,

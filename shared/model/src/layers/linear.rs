@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use super::matrix::Matrix;
 use super::{LayerLoader, MatrixShape, dim};
 use crate::error;
-use crate::kernels::{OwnKernels, OwnWeight};
+use crate::kernels::{OwnKernels, OwnWeight, PackedWeight};
 
 impl LayerLoader<'_> {
     /// `{name}.weight` of `shape.rows` outputs and `shape.columns` inputs, and `{name}.bias` where `bias` says so.
@@ -42,6 +42,9 @@ impl Linear {
         if let Some((own, weight)) = self.own_weight() {
             return own.linear(x, &[weight], None);
         }
+        if let Some((own, weight)) = self.packed_weight() {
+            return own.packed_linear(x, &[weight], None);
+        }
         match (&self.weight, &self.bias) {
             (weight, None) => weight.project(x),
             (Matrix::Dense { transposed, .. }, Some(bias)) => addmm(bias, x, transposed, None, None),
@@ -51,8 +54,11 @@ impl Linear {
 
     /// `residual + y`. `x`: `[tokens, inputs]`, `residual`: `[tokens, outputs]` → the shape of `residual`.
     pub(crate) fn forward_onto(&self, residual: &Array, x: &Array) -> Result<Array> {
-        match self.own_weight() {
-            Some((own, weight)) => own.linear(x, &[weight], Some(residual)),
+        if let Some((own, weight)) = self.own_weight() {
+            return own.linear(x, &[weight], Some(residual));
+        }
+        match self.packed_weight() {
+            Some((own, weight)) => own.packed_linear(x, &[weight], Some(residual)),
             None => residual.add(self.forward(x)?),
         }
     }
@@ -65,6 +71,17 @@ impl Linear {
             } => {
                 let bias = self.bias.as_ref();
                 Some((own, OwnWeight { matrix: weight, bias }))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same for quantised weights.
+    pub(super) fn packed_weight(&self) -> Option<(&OwnKernels, PackedWeight<'_>)> {
+        match &self.weight {
+            Matrix::Packed { matrix, own } => {
+                let bias = self.bias.as_ref();
+                Some((own, PackedWeight { matrix, bias }))
             }
             _ => None,
         }
@@ -91,22 +108,40 @@ impl Part {
 
 /// Several layers over the same `x`: `[tokens, inputs]`.
 pub(crate) fn project<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Part; N]> {
-    let mut parts = Vec::with_capacity(N);
-    let own: Option<Vec<_>> = layers.iter().map(|layer| layer.own_weight()).collect();
-    if let Some((own, _)) = own.as_ref().and_then(|own| own.first()) {
-        let weights: Vec<_> = layers.iter().filter_map(|layer| Some(layer.own_weight()?.1)).collect();
-        let rows = own.linear(x, &weights, None)?;
-        let mut offset = 0;
-        for weight in weights {
-            let rows = rows.clone();
-            parts.push(Part { rows, offset });
-            offset += weight.matrix.dim(0).unsigned_abs() as usize;
+    let dense: Option<Vec<_>> = layers.iter().map(|layer| layer.own_weight()).collect();
+    let packed: Option<Vec<_>> = layers.iter().map(|layer| layer.packed_weight()).collect();
+    let (rows, widths): (_, Vec<_>) = match (&dense.as_deref(), &packed.as_deref()) {
+        (Some(dense @ [(own, _), ..]), _) => {
+            let weights: Vec<_> = dense.iter().map(|(_, weight)| *weight).collect();
+            let width = |weight: &OwnWeight<'_>| weight.matrix.dim(0).unsigned_abs() as usize;
+            (own.linear(x, &weights, None)?, weights.iter().map(width).collect())
         }
-    } else {
-        for layer in layers {
-            let rows = layer.forward(x)?;
-            parts.push(Part { rows, offset: 0 });
+        (_, Some(packed @ [(own, _), ..])) => {
+            let weights: Vec<_> = packed.iter().map(|(_, weight)| *weight).collect();
+            let widths = weights.iter().map(PackedWeight::outputs).collect();
+            (own.packed_linear(x, &weights, None)?, widths)
         }
-    }
+        _ => return apart(layers, x),
+    };
+    let mut offset = 0;
+    let part = |width: usize| {
+        let part = Part {
+            rows: rows.clone(),
+            offset,
+        };
+        offset += width;
+        part
+    };
+    let parts: Vec<_> = widths.into_iter().map(part).collect();
+    parts.try_into().map_err(|_| "a layer is missing".into())
+}
+
+/// Each layer for itself.
+fn apart<const N: usize>(layers: [&Linear; N], x: &Array) -> Result<[Part; N]> {
+    let part = |layer: &Linear| {
+        let rows = layer.forward(x)?;
+        Ok(Part { rows, offset: 0 })
+    };
+    let parts: Vec<_> = layers.into_iter().map(part).collect::<Result<_>>()?;
     parts.try_into().map_err(|_| "a layer is missing".into())
 }

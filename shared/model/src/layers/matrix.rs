@@ -7,7 +7,8 @@ use mlx_rs::{Array, Dtype};
 use super::{LayerLoader, MatrixShape};
 use crate::config::Scheme;
 use crate::error;
-use crate::kernels::{OwnKernels, OwnWeight};
+use crate::kernels::{OwnKernels, OwnWeight, PackedWeight};
+use crate::prepared::PackedMatrix;
 
 impl LayerLoader<'_> {
     pub(super) fn matrix(&mut self, name: &str, shape: MatrixShape) -> error::Result<Matrix> {
@@ -30,16 +31,33 @@ impl LayerLoader<'_> {
         let MatrixShape { rows, columns } = shape;
         let groups = columns / scheme.group_size;
         let packed = columns * scheme.bits / 32;
+        let [weight, scales, biases] = ["weight", "scales", "biases"].map(|part| format!("{name}.{part}"));
+        if let Some(own) = self.own.clone() {
+            self.weights.accept_packed(&weight, &[rows, packed])?;
+            self.weights.accept_float(&scales, &[rows, groups])?;
+            self.weights.accept_float(&biases, &[rows, groups])?;
+            if let Some(matrix) = PackedMatrix::open(self.prepared, self.weights, name, scheme) {
+                self.count_packed(&matrix);
+                return Ok(Matrix::Packed { matrix, own });
+            }
+        }
         self.uses_mlx_products = true;
-
         Ok(Matrix::Quantized {
-            weight: self.weights.packed(&format!("{name}.weight"), &[rows, packed])?,
-            scales: self.weights.float(&format!("{name}.scales"), &[rows, groups])?,
-            biases: self.weights.float(&format!("{name}.biases"), &[rows, groups])?,
+            weight: self.weights.packed(&weight, &[rows, packed])?,
+            scales: self.weights.float(&scales, &[rows, groups])?,
+            biases: self.weights.float(&biases, &[rows, groups])?,
             group_size: scheme.group_size.cast_signed(),
             bits: scheme.bits.cast_signed(),
             dtype: self.dtype,
         })
+    }
+
+    fn count_packed(&mut self, matrix: &PackedMatrix) {
+        let bytes = matrix.layout().bytes() as u64;
+        match matrix.is_mapped() {
+            true => self.packed.mapped_bytes += bytes,
+            false => self.packed.copied_bytes += bytes,
+        }
     }
 }
 
@@ -52,6 +70,9 @@ pub(super) enum Matrix {
         transposed: Array,
         own: Option<OwnKernels>,
     },
+    /// Quantised, for our own kernels.
+    Packed { matrix: PackedMatrix, own: OwnKernels },
+    /// Quantised, for MLX's.
     Quantized {
         weight: Array,
         scales: Array,
@@ -80,6 +101,7 @@ impl Matrix {
                 weight, own: Some(own), ..
             } => own.linear(x, &[OwnWeight::new(weight)], None),
             Self::Dense { transposed, .. } => x.matmul(transposed),
+            Self::Packed { matrix, own } => own.packed_linear(x, &[PackedWeight { matrix, bias: None }], None),
             Self::Quantized {
                 weight,
                 scales,
@@ -98,6 +120,7 @@ impl Matrix {
                 weight, own: Some(own), ..
             } => own.rows(weight, ids),
             Self::Dense { weight, .. } => weight.take_axis(ids, 0),
+            Self::Packed { matrix, own } => own.packed_rows(matrix, ids),
             Self::Quantized {
                 weight,
                 scales,

@@ -4,10 +4,11 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserializer as _;
@@ -17,6 +18,9 @@ use crate::digest;
 use crate::error::{Error, Result};
 
 const LENGTH_BYTES: usize = 8;
+
+/// A multiple of the system's pages.
+const PAGE: usize = 1 << 16;
 
 /// A mapped safetensors file with a header that fits it.
 #[derive(Debug)]
@@ -75,6 +79,21 @@ impl WeightFile {
     pub(crate) fn tensor(&self, name: &str) -> Option<(&TensorInfo, usize)> {
         let info = self.metadata.info(name)?;
         Some((info, self.data_start + info.data_offsets.0))
+    }
+
+    /// Lets the system take back the memory of these bytes, which are read from the file again if anybody asks for them.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        // Whole pages inside the range: what lies beside them may have been written to.
+        let start = range.start.next_multiple_of(PAGE);
+        let end = range.end / PAGE * PAGE;
+        if cfg!(target_os = "linux") && start < end {
+            // SAFETY: nothing holds a reference into these bytes while weights are loaded, and nobody has written to them: reading
+            // them again gives what the file has. A refusal changes nothing.
+            drop(unsafe {
+                self.map
+                    .unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+            });
+        }
     }
 
     /// What this file contributes to the model's digest.
