@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use options::{Options, Task};
 
+use crate::adaptive::Bounds;
 use crate::policy::PolicyKind;
 use crate::queue::QueueLimits;
 
@@ -31,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) grpc: GrpcConfig,
     pub(crate) http: HttpConfig,
     pub(crate) queue: QueueConfig,
+    pub(crate) batch: BatchConfig,
     /// Which worker takes a request: `least_load` or `round_robin`.
     pub(crate) policy: String,
     pub(crate) limits: LimitsConfig,
@@ -123,6 +125,22 @@ pub(crate) struct QueueConfig {
     pub(crate) refuse_late: bool,
 }
 
+/// How many sequences each worker has at once. Between the bounds it is measured; equal bounds fix it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct BatchConfig {
+    /// Fewest sequences that a worker is left with while more wait.
+    pub(crate) min_sequences: u32,
+    /// Most sequences; a worker that can hold fewer gets fewer.
+    pub(crate) max_sequences: u32,
+    /// Longest time between a sequence's tokens to keep to; 0: only throughput counts.
+    #[serde(with = "duration")]
+    pub(crate) token_time: Duration,
+    /// How long a request is held back for others to start with it; 0: not at all.
+    #[serde(with = "duration")]
+    pub(crate) hold: Duration,
+}
+
 /// Bounds on requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -192,6 +210,7 @@ impl Default for Config {
             grpc: GrpcConfig::default(),
             http: HttpConfig::default(),
             queue: QueueConfig::default(),
+            batch: BatchConfig::default(),
             policy: PolicyKind::default().to_string(),
             limits: LimitsConfig::default(),
             worker: WorkerConfig::default(),
@@ -237,6 +256,18 @@ impl Default for QueueConfig {
             ageing: limits.ageing,
             turn_tokens: u32::try_from(limits.turn_tokens).unwrap_or(u32::MAX),
             refuse_late: limits.refuse_late,
+        }
+    }
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        let bounds = Bounds::default();
+        Self {
+            min_sequences: bounds.least,
+            max_sequences: bounds.most,
+            token_time: Duration::ZERO,
+            hold: Duration::ZERO,
         }
     }
 }

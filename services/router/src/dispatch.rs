@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::adaptive::Bounds;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::policy::PolicyKind;
 use crate::queue::QueueLimits;
@@ -41,8 +42,10 @@ pub(crate) struct ModelSetup {
     pub(crate) identity: ExpectedIdentity,
     pub(crate) queue: QueueLimits,
     pub(crate) policy: PolicyKind,
-    /// Sequences one worker gets at once, where that is fewer than it can hold.
-    pub(crate) max_sequences_per_worker: Option<u32>,
+    /// Sequences one worker gets at once, where it can hold as many.
+    pub(crate) batch: Bounds,
+    /// How long a sequence may be held back until others come to start with it.
+    pub(crate) hold: Duration,
     pub(crate) stream: StreamLimits,
     pub(crate) watchdog: WatchdogLimits,
     pub(crate) workers: Vec<WorkerSetup>,

@@ -29,6 +29,7 @@ mod tokenize;
 mod validate;
 
 // Inside: token ids only.
+mod adaptive;
 mod batch;
 mod clock;
 mod convert_worker;

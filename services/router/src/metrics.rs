@@ -331,6 +331,7 @@ struct Workers {
     restarts: Counter<u64>,
     start_time: Histogram<f64>,
     messages: Counter<u64>,
+    batch_limit: Gauge<u64>,
     batch_size: Histogram<f64>,
     batch_tokens: Histogram<f64>,
     step_duration: Histogram<f64>,
@@ -371,6 +372,11 @@ impl Workers {
                 .u64_counter("kr.worker.messages")
                 .with_description("Messages on the sessions with workers, by direction as the router sees it.")
                 .with_unit("{message}")
+                .build(),
+            batch_limit: meter
+                .u64_gauge("kr.batch.limit")
+                .with_description("Sequences that the worker should have at present, as measured to be best.")
+                .with_unit("{sequence}")
                 .build(),
             batch_size: histogram(
                 meter,
@@ -468,6 +474,11 @@ impl WorkerMetrics {
         self.metrics.workers.up.record(0, &self.labels);
         self.metrics.workers.kv_usage.record(0.0, &self.labels);
         self.metrics.workers.mapped_bytes.record(0, &self.labels);
+        self.limit(0);
+    }
+
+    pub(crate) fn limit(&self, limit: u32) {
+        self.metrics.workers.batch_limit.record(limit.into(), &self.labels);
     }
 
     pub(crate) fn restarted(&self, cause: LossCause) {

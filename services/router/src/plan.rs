@@ -10,6 +10,7 @@ use kr_boot::config::{self, Loaded, Problem};
 use kr_boot::exit::with_causes;
 use kr_tokenizer::Bundle;
 
+use crate::adaptive::Bounds;
 use crate::auth::ApiKeys;
 use crate::catalog::{Catalog, ServedModel, context_of};
 use crate::config::{Config, ModelConfig};
@@ -127,7 +128,15 @@ impl Plan {
                 refuse_late: config.queue.refuse_late,
             },
             policy: config.policy.parse().unwrap_or_default(),
-            max_sequences_per_worker: config.worker.max_sequences,
+            batch: Bounds {
+                least: config.batch.min_sequences,
+                most: config
+                    .batch
+                    .max_sequences
+                    .min(config.worker.max_sequences.unwrap_or(u32::MAX)),
+                token_time: Some(config.batch.token_time).filter(|time| !time.is_zero()),
+            },
+            hold: config.batch.hold,
             stream: StreamLimits::default(),
             watchdog: WatchdogLimits::default(),
             workers: workers.collect(),

@@ -136,6 +136,11 @@ impl Queue {
         self.waiting_of.len()
     }
 
+    /// Returns whether something waits that had left before.
+    pub(crate) fn has_returned(&self) -> bool {
+        !self.returned.is_empty()
+    }
+
     /// Takes a new sequence in. Its key must not be waiting already. Returns who had to make room for it: the newest of the
     /// tenant with the most waiting, if the queue was full and the newcomer's tenant still has fewer.
     ///

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use kr_boot::config::{Problem, Validate};
 
-use super::{Config, DrainConfig, GrpcConfig, LimitsConfig, ModelConfig, ModelWorkers, QueueConfig, WorkerConfig};
+use super::{
+    BatchConfig, Config, DrainConfig, GrpcConfig, LimitsConfig, ModelConfig, ModelWorkers, QueueConfig, WorkerConfig,
+};
 use crate::policy::PolicyKind;
 use crate::workers::Address;
 
@@ -37,6 +39,7 @@ impl Validate for Config {
         let sections = [
             ("grpc", self.grpc.validate()),
             ("queue", self.queue.validate()),
+            ("batch", self.batch.validate()),
             ("limits", self.limits.validate()),
             ("worker", self.worker.validate()),
             ("drain", self.drain.validate()),
@@ -207,6 +210,22 @@ impl Validate for QueueConfig {
         problems
     }
 }
+
+impl Validate for BatchConfig {
+    fn validate(&self) -> Vec<Problem> {
+        let mut problems = at_least_one(&[("min_sequences", self.min_sequences as usize)]);
+        if !(self.min_sequences..=MAX_SEQUENCES).contains(&self.max_sequences) {
+            let message = format!("expected min_sequences to {MAX_SEQUENCES}");
+            let cure = format!("set it to {} or more", self.min_sequences);
+            problems.push(Problem::new("max_sequences", self.max_sequences, message, cure));
+        }
+        problems.extend(at_most_a_year(&[("token_time", self.token_time), ("hold", self.hold)]));
+        problems
+    }
+}
+
+/// Sequences of one worker; more is a slip of the finger.
+const MAX_SEQUENCES: u32 = 4096;
 
 impl Validate for LimitsConfig {
     fn validate(&self) -> Vec<Problem> {

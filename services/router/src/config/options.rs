@@ -30,7 +30,7 @@ pub(crate) struct Options {
     /// Requests of each model that may wait [default: 256]
     #[arg(long, value_name = "N")]
     queue_capacity: Option<usize>,
-    /// Sequences that each worker runs at once [default: 32]
+    /// Sequences that each worker can run at once [default: 32]
     #[arg(long, value_name = "N")]
     max_sequences: Option<u32>,
     /// Threads of each worker's linear algebra

@@ -208,6 +208,11 @@ impl Simulation {
         }
     }
 
+    /// Returns how many sequences each worker should have by now.
+    fn limits(&self) -> Vec<u32> {
+        self.state.slots().iter().map(super::slot::Slot::capacity).collect()
+    }
+
     /// Counts requests with a fate.
     fn count(&self, fate: Fate) -> usize {
         self.seen.iter().filter(|seen| seen.fate == fate).count()

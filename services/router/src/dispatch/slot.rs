@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::moving::Moving;
 use super::snapshot::{WorkerSnapshot, WorkerState};
+use crate::adaptive::{Bounds, Controller};
 use crate::metrics::WorkerMetrics;
 use crate::policy::{Candidate, WorkerIndex};
 use crate::sequence::SequenceKey;
@@ -39,7 +40,10 @@ struct Session {
     commands: mpsc::Sender<Command>,
     /// Everything sent that the worker owes an end for, cancelled sequences included: each holds one of its places.
     in_flight: HashMap<SequenceId, SequenceKey>,
-    capacity: u32,
+    /// Sequences it can run at once.
+    most: u32,
+    /// How many it should have.
+    controller: Controller,
     kv_budget_bytes: u64,
     /// By the last frame, and what was sent since.
     pending_prefill_tokens: u64,
@@ -87,9 +91,14 @@ impl Slot {
         self.message.as_ref()
     }
 
-    /// Returns how many sequences it runs at once.
+    /// Returns how many sequences it should have at present.
     pub(super) fn capacity(&self) -> u32 {
-        self.session.as_ref().map_or(0, |session| session.capacity)
+        self.session.as_ref().map_or(0, |session| session.controller.limit())
+    }
+
+    /// Returns how many sequences it may ever have.
+    pub(super) fn most(&self) -> u32 {
+        self.session.as_ref().map_or(0, |session| session.most)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -105,13 +114,18 @@ impl Slot {
         self.enter(WorkerState::Starting, now);
     }
 
-    pub(super) fn ready(&mut self, ready: Ready, most: Option<u32>, now: Instant) {
+    pub(super) fn ready(&mut self, ready: Ready, bounds: Bounds, now: Instant) {
+        let most = ready.profile.max_sequences.min(bounds.most);
+        let least = bounds.least.min(most);
+        let controller = Controller::new(Bounds { least, most, ..bounds });
+        self.metrics.limit(controller.limit());
         self.metrics
             .up(&ready.profile, now.saturating_duration_since(self.state_since));
         self.session = Some(Session {
             commands: ready.commands,
             in_flight: HashMap::new(),
-            capacity: ready.profile.max_sequences.min(most.unwrap_or(u32::MAX)),
+            most,
+            controller,
             kv_budget_bytes: ready.profile.kv_budget_bytes,
             pending_prefill_tokens: 0,
             paused_until: None,
@@ -163,7 +177,7 @@ impl Slot {
         let in_flight = u32::try_from(session.in_flight.len()).unwrap_or(u32::MAX);
         Some(Candidate {
             worker,
-            room: session.capacity.saturating_sub(in_flight),
+            room: session.controller.limit().saturating_sub(in_flight),
             in_flight,
             pending_prefill_tokens: session.pending_prefill_tokens,
         })
@@ -221,6 +235,11 @@ impl Slot {
             session.pending_prefill_tokens = frame.load.pending_prefill_tokens;
             if let Some(step) = frame.step {
                 session.step_time.add(step.duration.as_secs_f64());
+                if let Some(change) = session.controller.observe(step) {
+                    self.metrics.limit(change.to);
+                    let (worker, why) = (&*self.name, change.why.as_str());
+                    tracing::info!(worker, from = change.from, to = change.to, why, "batch limit changed");
+                }
             }
         }
     }

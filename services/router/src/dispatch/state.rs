@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kr_contract::{SequenceId, TokenId};
 use tracing::Span;
@@ -13,6 +13,7 @@ use super::moving::Moving;
 use super::pace::{self, Pace};
 use super::slot::Slot;
 use super::snapshot::{ModelSnapshot, ModelState};
+use crate::adaptive::Bounds;
 use crate::batch;
 use crate::metrics::{Departure, Forecast, ModelMetrics, Rejection};
 use crate::policy::{Policy, WorkerIndex};
@@ -32,7 +33,10 @@ const MOST_ATTEMPTS: u32 = 2;
 #[derive(Debug)]
 pub(super) struct State {
     name: Arc<str>,
-    max_sequences_per_worker: Option<u32>,
+    batch: Bounds,
+    hold: Duration,
+    /// Since when what waits is held back for others to come.
+    held_since: Option<Instant>,
     stream_limits: StreamLimits,
     queue: Queue,
     policy: Box<dyn Policy>,
@@ -121,7 +125,9 @@ impl State {
         };
         Self {
             name: setup.name.clone(),
-            max_sequences_per_worker: setup.max_sequences_per_worker,
+            batch: setup.batch,
+            hold: setup.hold,
+            held_since: None,
             stream_limits: setup.stream,
             queue: Queue::new(setup.queue),
             policy: setup.policy.build(),
@@ -276,9 +282,14 @@ impl State {
             .iter()
             .filter(|_| waiting)
             .filter_map(|slot| slot.pause_over(now));
+        let held = self
+            .held_since
+            .map(|since| since + self.hold)
+            .filter(|until| *until > now);
         self.queue
             .next_expiry()
             .into_iter()
+            .chain(held)
             .chain(impatient)
             .chain(deadline)
             .chain(pauses)
@@ -287,15 +298,30 @@ impl State {
 
     fn dispatch(&mut self, now: Instant) {
         if self.queue.is_empty() {
+            self.held_since = None;
             return;
         }
         let slots = self.slots.iter().enumerate();
-        let candidates = slots
+        let candidates: Vec<_> = slots
             .filter_map(|(index, slot)| slot.candidate(WorkerIndex(index), now))
             .collect();
+        if self.is_held(candidates.iter().map(|candidate| candidate.room).sum(), now) {
+            return;
+        }
         for (entry, worker) in batch::take(&mut self.queue, candidates, &mut *self.policy, now) {
             self.admit(entry, worker, now);
         }
+        if self.queue.is_empty() {
+            self.held_since = None;
+        }
+    }
+
+    /// Returns whether what waits is still held back, so that others may start with it: not for long, not where it fills all
+    /// room already, and not what had been sent before.
+    fn is_held(&mut self, room: u32, now: Instant) -> bool {
+        let since = *self.held_since.get_or_insert(now);
+        let fills = self.queue.len() as u64 >= room.into() || self.queue.has_returned();
+        now < since + self.hold && !fills
     }
 
     fn admit(&mut self, entry: Entry, worker: WorkerIndex, now: Instant) {
@@ -427,7 +453,7 @@ impl State {
             profile: profile.cloned(),
             ready_workers: u32::try_from(ready().count()).unwrap_or(u32::MAX),
             configured_workers: u32::try_from(self.slots.len()).unwrap_or(u32::MAX),
-            max_sequences: ready().map(Slot::capacity).fold(0, u32::saturating_add),
+            max_sequences: ready().map(Slot::most).fold(0, u32::saturating_add),
             workers: self.slots.iter().map(Slot::snapshot).collect(),
         }
     }

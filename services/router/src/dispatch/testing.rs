@@ -6,6 +6,7 @@ use std::time::Duration;
 use kr_contract::{RequestId, SamplingParams};
 
 use super::ModelSetup;
+use crate::adaptive::Bounds;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::policy::PolicyKind;
@@ -51,7 +52,8 @@ pub(crate) fn setup(addresses: &[Address]) -> ModelSetup {
         identity: ExpectedIdentity::default(),
         queue: QueueLimits::default(),
         policy: PolicyKind::LeastLoad,
-        max_sequences_per_worker: None,
+        batch: Bounds::default(),
+        hold: Duration::ZERO,
         stream: StreamLimits::default(),
         watchdog: WatchdogLimits::default(),
         workers: workers.collect(),

@@ -213,7 +213,7 @@ async fn a_worker_that_delivers_nothing_is_given_up() {
 async fn a_full_queue_refuses_and_the_rest_runs_as_places_get_free() {
     let mut bed = bed_with(1, |setup| {
         setup.queue.capacity = 1;
-        setup.max_sequences_per_worker = Some(1);
+        setup.batch.most = 1;
     });
     let mut worker = bed.ready(0).await;
     let _first = bed.submit(request(8)).await;
@@ -274,7 +274,7 @@ async fn without_a_worker_patience_ends() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_cancelled_once_and_its_place_is_free_after_the_end() {
-    let mut bed = bed_with(1, |setup| setup.max_sequences_per_worker = Some(1));
+    let mut bed = bed_with(1, |setup| setup.batch.most = 1);
     let mut worker = bed.ready(0).await;
     let stream = bed.submit(request(8)).await;
     let id = worker.next_admit().await.sequence_id;
@@ -434,7 +434,7 @@ async fn draining_finishes_what_runs_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn what_does_not_finish_in_time_is_ended_by_the_drain() {
-    let mut bed = bed_with(1, |setup| setup.max_sequences_per_worker = Some(1));
+    let mut bed = bed_with(1, |setup| setup.batch.most = 1);
     let mut worker = bed.ready(0).await;
     let mut running = bed.submit(request(8)).await;
     worker.next_admit().await;

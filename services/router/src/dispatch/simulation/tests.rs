@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::trace::{Dice, Traffic, arrivals};
-use super::worker::Pace;
+use super::worker::{Pace, Work};
 use super::{Arrival, Fate, Simulation};
 
 const MS: Duration = Duration::from_millis(1);
@@ -75,4 +75,56 @@ fn without_load_nobody_is_refused() {
     });
     let run = served(arrivals.collect(), true);
     assert_eq!(run.count(Fate::Finished), 200);
+}
+
+fn sent_with_hold(hold: Duration, at: &[u32], places: u32) -> Vec<Duration> {
+    let arrivals = at.iter().map(|at| Arrival {
+        at: *at * MS,
+        ..Arrival::default()
+    });
+    let pace = Pace::linear(places, 20 * MS, MS);
+    let mut simulation = Simulation::new(vec![pace], arrivals.collect(), |setup| setup.hold = hold);
+    simulation.run();
+    simulation.seen.iter().map(|seen| seen.sent.unwrap()).collect()
+}
+
+#[test]
+fn nothing_is_held_back_unless_that_is_asked_for() {
+    assert_eq!(
+        sent_with_hold(Duration::ZERO, &[0, 2, 4], 8),
+        [0, 2, 4].map(|at| at * MS)
+    );
+    assert_eq!(
+        sent_with_hold(10 * MS, &[0, 2, 4, 11], 8),
+        [10, 10, 10, 21].map(|at| at * MS)
+    );
+    assert_eq!(
+        sent_with_hold(10 * MS, &[0, 2, 4], 3),
+        [4, 4, 4].map(|at| at * MS),
+        "they fill the worker"
+    );
+}
+
+#[test]
+fn a_worker_that_slows_down_is_given_fewer() {
+    let traffic = Traffic {
+        seed: 3,
+        requests: 2500,
+        rate: 200.0,
+        burst: 8.0,
+        answer_tokens: 20.0,
+        prompt_tokens: 8.0,
+    };
+    // Twelve sequences take as long as one; every further one takes its full time.
+    let time = |work: Work| MS * work.sequences.max(12) + MS * work.prefill_tokens / 50;
+    let pace = Pace {
+        places: 50,
+        step_tokens: 512,
+        time: Box::new(time),
+    };
+    let mut simulation = Simulation::new(vec![pace], arrivals(&traffic), |_| {});
+    simulation.run();
+    assert_eq!(simulation.count(Fate::Finished), 2500);
+    let limit = simulation.limits()[0];
+    assert!((9..=20).contains(&limit), "{limit}");
 }

@@ -17,7 +17,7 @@ impl State {
         };
         match event {
             WorkerEvent::Starting => slot.starting(now),
-            WorkerEvent::Ready(ready) => slot.ready(ready, self.max_sequences_per_worker, now),
+            WorkerEvent::Ready(ready) => slot.ready(ready, self.batch, now),
             WorkerEvent::Frame(frame) => return self.frame(worker, frame, now),
             WorkerEvent::Rejected(rejected) => self.rejected(worker, rejected, now),
             WorkerEvent::Lost => {
