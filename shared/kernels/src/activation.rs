@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "vector loads and stores through pointers")]
 
 use crate::instructions::dispatched;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::Lanes;
 
 dispatched! {
     /// Computes `gate * sigmoid(gate) * up` into `out`; all three have one length.
@@ -12,9 +12,9 @@ dispatched! {
 #[inline(always)]
 fn gated<S: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     assert!(gate.len() == up.len() && gate.len() == out.len());
-    let whole = gate.len() - gate.len() % LANES;
-    for at in (0..whole).step_by(LANES) {
-        // SAFETY: `at + LANES` is within all three slices.
+    let whole = gate.len() - gate.len() % S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        // SAFETY: `at + S::LANES` is within all three slices.
         unsafe {
             let value = gated_lanes(S::load(gate.as_ptr().add(at)), S::load(up.as_ptr().add(at)));
             value.store(out.as_mut_ptr().add(at));
@@ -22,7 +22,7 @@ fn gated<S: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
     for at in whole..gate.len() {
         let value: S = gated_lanes(S::splat(gate[at]), S::splat(up[at]));
-        out[at] = value.to_array()[0];
+        out[at] = value.first();
     }
 }
 
@@ -42,7 +42,7 @@ mod tests {
     fn elements_are_gated() {
         let gate: Vec<f32> = (0..20_003).map(|index| (index as f32 - 10_000.0) / 100.0).collect();
         let up: Vec<f32> = gate.iter().map(|value| value.cos()).collect();
-        for instructions in [Instructions::detect(), Instructions::portable()] {
+        for instructions in Instructions::available() {
             let mut out = vec![0.0; gate.len()];
             gate_elements(instructions, &gate, &up, &mut out);
             for (index, found) in out.iter().enumerate() {

@@ -8,9 +8,15 @@ pub struct Instructions {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Set {
-    /// x86-64 with AVX2 and FMA. Only made where both were detected.
+    /// x86-64 with AVX2, FMA and F16C. Only made where all were detected.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL besides. Only made where all were detected.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// aarch64, which always has it.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Whatever the compiler makes of eight lanes.
     Portable,
 }
@@ -19,11 +25,26 @@ impl Instructions {
     /// Returns the best set that the processor has.
     #[must_use]
     pub fn detect() -> Self {
+        Self::available().pop().unwrap_or_else(Self::portable)
+    }
+
+    /// Returns every set that the processor has, the best one last.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let mut sets = vec![Set::Portable];
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            return Self { set: Set::Avx2 };
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx2") && has!("fma") && has!("f16c") {
+                sets.push(Set::Avx2);
+                if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+                    sets.push(Set::Avx512);
+                }
+            }
         }
-        Self::portable()
+        #[cfg(target_arch = "aarch64")]
+        sets.push(Set::Neon);
+        sets.into_iter().map(|set| Self { set }).collect()
     }
 
     /// Returns the set that every processor has: the reference.
@@ -38,6 +59,10 @@ impl Instructions {
         match self.set {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => "neon",
             Set::Portable => "portable",
         }
     }
@@ -54,14 +79,24 @@ macro_rules! dispatched {
         $(#[$attribute])*
         $visibility fn $name(instructions: $crate::Instructions, $($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma")]
+            #[target_feature(enable = "avx2,fma,f16c")]
             fn avx2($($argument: $type),*) $(-> $result)? {
                 $generic::<$crate::lanes::Avx2>($($argument),*)
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                $generic::<$crate::lanes::Avx512>($($argument),*)
+            }
             match instructions.set() {
-                // SAFETY: this set is only made where both features were detected.
+                // SAFETY: these sets are only made where all their features were detected.
                 #[cfg(target_arch = "x86_64")]
                 $crate::instructions::Set::Avx2 => unsafe { avx2($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::instructions::Set::Avx512 => unsafe { avx512($($argument),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::instructions::Set::Neon => $generic::<$crate::lanes::Neon>($($argument),*),
                 $crate::instructions::Set::Portable => $generic::<$crate::lanes::Portable>($($argument),*),
             }
         }

@@ -1,14 +1,16 @@
 //! CPU kernels for what MLX's CPU backend does slowly, in float32 on threads of our own. Knows slices, not arrays.
 //!
-//! Every output is summed in one fixed order: eight lanes along the reduced axis, then the lanes, then what does not fill a lane.
+//! Every output is summed in one fixed order: the lanes of a vector along the reduced axis, then the lanes, then what does not fill one.
 //! Which rows are computed together, how work is split over threads and how many threads there are changes nothing: results are
-//! bitwise the same. They do depend on the instruction set ([`Instructions`]), because only some have a fused multiply-add.
+//! bitwise the same. They do depend on the instruction set ([`Instructions`]): vectors have eight lanes or sixteen, and only some sets
+//! have a fused multiply-add.
 //!
-//! Written once over eight lanes; AVX2 with FMA is chosen at run time.
+//! Written once over lanes; AVX-512, AVX2 with FMA, NEON or plain Rust is chosen at run time.
 
 mod activation;
 mod attention;
 mod exponential;
+mod half;
 mod instructions;
 mod lanes;
 pub mod limits;
@@ -17,6 +19,7 @@ mod norm;
 mod pool;
 pub mod profile;
 pub mod quantized;
+mod stored;
 mod tile;
 
 pub use attention::{
@@ -27,6 +30,7 @@ pub use instructions::Instructions;
 pub use linear::{Rows, Weight, gated, linear};
 pub use norm::rms_norm;
 pub use pool::Pool;
+pub use stored::{Bfloat16, Float16, Matrix};
 
 /// What a kernel computes with: the instructions and the threads.
 #[derive(Debug)]

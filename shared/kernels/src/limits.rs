@@ -1,12 +1,15 @@
 //! What the machine allows: measured with the kernels' own instructions and threads, to compare them with.
-#![expect(unsafe_code, reason = "calls what was compiled for detected instructions")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "calls what was compiled for detected instructions")
+)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use crate::Machine;
 use crate::instructions::dispatched;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::Lanes;
 
 /// Bytes read in one piece by one thread.
 const PIECE: usize = 1 << 20;
@@ -19,18 +22,18 @@ dispatched! { fn sum_of = sum(values: &[f32]) -> f32 }
 #[inline(always)]
 fn sum<S: Lanes>(values: &[f32]) -> f32 {
     let mut sums = [S::splat(0.0); 4];
-    for chunk in values.chunks_exact(4 * LANES) {
-        for (sum, lanes) in sums.iter_mut().zip(chunk.chunks_exact(LANES)) {
+    for chunk in values.chunks_exact(4 * S::LANES) {
+        for (sum, lanes) in sums.iter_mut().zip(chunk.chunks_exact(S::LANES)) {
             *sum = sum.add(S::from_slice(lanes));
         }
     }
     sums.into_iter().map(S::sum).sum()
 }
 
-dispatched! { fn chain_sum = chains(rounds: usize) -> f32 }
+dispatched! { fn chain_sum = chains(rounds: usize) -> (f32, usize) }
 
 #[inline(always)]
-fn chains<S: Lanes>(rounds: usize) -> f32 {
+fn chains<S: Lanes>(rounds: usize) -> (f32, usize) {
     let mut sums = [S::splat(1.0); CHAINS];
     let (factor, addend) = (S::splat(black_box(0.999)), S::splat(black_box(0.001)));
     for _ in 0..rounds {
@@ -38,7 +41,7 @@ fn chains<S: Lanes>(rounds: usize) -> f32 {
             *sum = sum.mul_add(factor, addend);
         }
     }
-    sums.into_iter().map(S::sum).sum()
+    (sums.into_iter().map(S::sum).sum(), S::LANES)
 }
 
 /// Reads `bytes`, which should be many times the caches, on all threads; returns the best of several rounds in bytes per second.
@@ -58,7 +61,8 @@ pub fn read_rate(machine: &Machine, bytes: usize) -> f64 {
 pub fn multiply_add_rate(machine: &Machine) -> f64 {
     const ROUNDS: usize = 200_000;
     let threads = machine.pool.threads();
-    best(threads * ROUNDS * CHAINS * LANES, || {
+    let (_, lanes) = chain_sum(machine.instructions, 1);
+    best(threads * ROUNDS * CHAINS * lanes, || {
         machine.pool.run(threads, &|_| {
             black_box(chain_sum(machine.instructions, ROUNDS));
         });

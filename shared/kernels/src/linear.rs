@@ -1,4 +1,4 @@
-//! `x Wᵀ` for weights as checkpoints store them, without packing them first: what a matrix library loses at few rows.
+//! `x Wᵀ` for weights as checkpoints store them, without packing or widening them first: what a matrix library loses at few rows.
 #![expect(unsafe_code, reason = "one output shared by threads")]
 
 use std::cell::RefCell;
@@ -7,13 +7,14 @@ use std::ops::Range;
 use crate::Machine;
 use crate::activation::gate_elements;
 use crate::profile::{Part, measure};
+use crate::stored::Matrix;
 use crate::tile::{TILE_OUTPUTS, Tile, tile_products};
 
 /// A layer's weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Weight<'a> {
     /// `[outputs, inputs]`.
-    pub matrix: &'a [f32],
+    pub matrix: Matrix<'a>,
     /// `[outputs]`.
     pub bias: Option<&'a [f32]>,
 }
@@ -23,7 +24,7 @@ impl<'a> Weight<'a> {
     fn tile(&self, x: Rows<'a>, columns: &Range<usize>) -> Tile<'a> {
         Tile {
             x: x.values,
-            weight: &self.matrix[columns.start * x.width..columns.end * x.width],
+            weight: self.matrix.part(columns.start * x.width..columns.end * x.width),
             inputs: x.width,
         }
     }

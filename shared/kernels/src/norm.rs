@@ -3,7 +3,7 @@
 
 use crate::Machine;
 use crate::instructions::dispatched;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::Lanes;
 use crate::profile::{Part, measure};
 
 /// Computes `x / sqrt(mean(x²) + eps) * weight` for every row of `x` into `out`; rows have the length of `weight`.
@@ -25,10 +25,10 @@ dispatched! { fn normalise_row = normalise(row: &[f32], weight: &[f32], eps: f32
 #[inline(always)]
 pub(crate) fn normalise<S: Lanes>(row: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(row.len() == weight.len() && row.len() == out.len());
-    let whole = row.len() - row.len() % LANES;
+    let whole = row.len() - row.len() % S::LANES;
     let mut squares = S::splat(0.0);
-    for at in (0..whole).step_by(LANES) {
-        // SAFETY: `at + LANES` is within the row.
+    for at in (0..whole).step_by(S::LANES) {
+        // SAFETY: `at + S::LANES` is within the row.
         let values = unsafe { S::load(row.as_ptr().add(at)) };
         squares = values.mul_add(values, squares);
     }
@@ -37,8 +37,8 @@ pub(crate) fn normalise<S: Lanes>(row: &[f32], weight: &[f32], eps: f32, out: &m
         .fold(squares.sum(), |sum, value| sum + value * value);
     #[expect(clippy::cast_precision_loss, reason = "a row has far fewer than 2^24 elements")]
     let scale = (sum / row.len() as f32 + eps).sqrt().recip();
-    for at in (0..whole).step_by(LANES) {
-        // SAFETY: `at + LANES` is within `row`, `weight` and `out`, which are of one length.
+    for at in (0..whole).step_by(S::LANES) {
+        // SAFETY: `at + S::LANES` is within `row`, `weight` and `out`, which are of one length.
         unsafe {
             let values = S::load(row.as_ptr().add(at)).mul(S::splat(scale));
             values
@@ -60,7 +60,7 @@ mod tests {
     fn rows_are_scaled_to_unit_mean_square() {
         let x: Vec<f32> = (0..3 * 21).map(|index| (index as f32 * 0.7).sin() * 4.0).collect();
         let weight: Vec<f32> = (0..21).map(|index| 0.5 + index as f32 / 21.0).collect();
-        for instructions in [Instructions::detect(), Instructions::portable()] {
+        for instructions in Instructions::available() {
             let machine = Machine {
                 instructions,
                 ..Machine::new(1)

@@ -2,30 +2,28 @@
 #![expect(unsafe_code, reason = "inner loops over pointers")]
 
 use crate::instructions::dispatched;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::Lanes;
+use crate::stored::{Matrix, Stored};
 
-/// Rows of weights computed for all rows of `x` before the next ones: they stay in the first-level cache. A multiple of every
-/// block's width below.
+/// Rows of weights computed for all rows of `x` before the next ones, so that they come from memory once. A multiple of every block's
+/// width below.
 pub(crate) const TILE_OUTPUTS: usize = 24;
 
-/// Elements of a cache line.
-const LINE: usize = 16;
-
-/// Rows of `x` computed together.
-const ROWS: usize = 4;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// `x`: `[rows, inputs]`; `weight`: `[outputs, inputs]` with at most [`TILE_OUTPUTS`] rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub(crate) x: &'a [f32],
-    pub(crate) weight: &'a [f32],
+    pub(crate) weight: Matrix<'a>,
     pub(crate) inputs: usize,
 }
 
 /// What is asked for ahead of its use: weights are read once a step, and their way from memory is what a product of few rows waits
 /// for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ahead {
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
     /// Elements ahead.
     distance: usize,
     /// Lines are dealt to so many passes, a power of two.
@@ -41,90 +39,122 @@ dispatched! {
 
 #[inline(always)]
 fn products<S: Lanes>(tile: Tile<'_>, out: &mut [f32]) {
-    let rows = tile.x.len() / tile.inputs;
-    // The next tile's lines are spread over the passes, so that memory is busy in all of them.
-    let passes = rows.div_ceil(ROWS);
-    let shares = if passes.is_power_of_two() {
-        passes
-    } else {
-        passes.next_power_of_two() / 2
-    };
-    let shares = shares.min(LINE);
-    for (pass, row) in (0..rows).step_by(ROWS).enumerate() {
-        let ahead = Ahead {
-            distance: TILE_OUTPUTS * tile.inputs,
-            shares,
-            share: pass,
+    let Tile { x, weight, inputs } = tile;
+    match weight {
+        Matrix::Float32(weight) => Rows { x, weight, inputs }.products::<S>(out),
+        Matrix::Bfloat16(weight) => Rows { x, weight, inputs }.products::<S>(out),
+        Matrix::Float16(weight) => Rows { x, weight, inputs }.products::<S>(out),
+    }
+}
+
+/// A tile over weights of one type.
+#[derive(Clone, Copy)]
+struct Rows<'a, W> {
+    x: &'a [f32],
+    weight: &'a [W],
+    inputs: usize,
+}
+
+impl<W: Stored> Rows<'_, W> {
+    #[inline(always)]
+    fn products<S: Lanes>(self, out: &mut [f32]) {
+        let rows = self.x.len() / self.inputs;
+        // As many rows together as the registers hold sums of: 16 of them, or 32.
+        let most = if S::LANES > 8 { 8 } else { 4 };
+        // The next tile's lines are spread over the passes, so that memory is busy in all of them.
+        let passes = rows.div_ceil(most);
+        let shares = if passes.is_power_of_two() {
+            passes
+        } else {
+            passes.next_power_of_two() / 2
         };
-        match (rows - row, pass < shares) {
-            (1, true) => row_block::<S, 1, 8, true>(tile, row, ahead, out),
-            (2, true) => row_block::<S, 2, 4, true>(tile, row, ahead, out),
-            (3, true) => row_block::<S, 3, 3, true>(tile, row, ahead, out),
-            (_, true) => row_block::<S, ROWS, 3, true>(tile, row, ahead, out),
-            (1, false) => row_block::<S, 1, 8, false>(tile, row, ahead, out),
-            (2, false) => row_block::<S, 2, 4, false>(tile, row, ahead, out),
-            (3, false) => row_block::<S, 3, 3, false>(tile, row, ahead, out),
-            (_, false) => row_block::<S, ROWS, 3, false>(tile, row, ahead, out),
+        let shares = shares.min(LINE / size_of::<W>());
+        let (mut row, mut pass) = (0, 0);
+        while row < rows {
+            let ahead = (pass < shares).then_some(Ahead {
+                distance: TILE_OUTPUTS * self.inputs,
+                shares,
+                share: pass,
+            });
+            row += match rows - row {
+                8.. if S::LANES > 8 => self.block::<S, 8, 3>(row, ahead, out),
+                4.. => self.block::<S, 4, 3>(row, ahead, out),
+                3 => self.block::<S, 3, 3>(row, ahead, out),
+                2 => self.block::<S, 2, 4>(row, ahead, out),
+                _ => self.block::<S, 1, 8>(row, ahead, out),
+            };
+            pass += 1;
         }
+    }
+
+    /// `COUNT` rows from `row` on, `WIDTH` outputs at a time. Returns `COUNT`.
+    #[inline(always)]
+    fn block<S: Lanes, const COUNT: usize, const WIDTH: usize>(
+        self,
+        row: usize,
+        ahead: Option<Ahead>,
+        out: &mut [f32],
+    ) -> usize {
+        let left: [&[f32]; COUNT] = rows_from(self.x, self.inputs, row);
+        let outputs = self.weight.len() / self.inputs;
+        let mut column = 0;
+        while column + WIDTH <= outputs {
+            let right: [&[W]; WIDTH] = rows_from(self.weight, self.inputs, column);
+            let sums = match ahead {
+                Some(ahead) => dot_products::<S, W, COUNT, WIDTH, true>(left, right, ahead),
+                None => dot_products::<S, W, COUNT, WIDTH, false>(left, right, NOT_AHEAD),
+            };
+            for (index, sums) in sums.iter().enumerate() {
+                let place = (row + index) * TILE_OUTPUTS + column;
+                out[place..place + WIDTH].copy_from_slice(sums);
+            }
+            column += WIDTH;
+        }
+        while column < outputs {
+            let right: [&[W]; 1] = rows_from(self.weight, self.inputs, column);
+            let sums = dot_products::<S, W, COUNT, 1, false>(left, right, NOT_AHEAD);
+            for (index, [sum]) in sums.iter().enumerate() {
+                out[(row + index) * TILE_OUTPUTS + column] = *sum;
+            }
+            column += 1;
+        }
+        COUNT
     }
 }
 
-/// `COUNT` rows from `row` on, `WIDTH` outputs at a time.
-#[inline(always)]
-fn row_block<S: Lanes, const COUNT: usize, const WIDTH: usize, const PREFETCH: bool>(
-    tile: Tile<'_>,
-    row: usize,
-    ahead: Ahead,
-    out: &mut [f32],
-) {
-    let left: [&[f32]; COUNT] = rows_from(tile.x, tile.inputs, row);
-    let outputs = tile.weight.len() / tile.inputs;
-    let mut column = 0;
-    while column + WIDTH <= outputs {
-        let right: [&[f32]; WIDTH] = rows_from(tile.weight, tile.inputs, column);
-        let sums = dot_products::<S, COUNT, WIDTH, PREFETCH>(left, right, ahead);
-        for (index, sums) in sums.iter().enumerate() {
-            let place = (row + index) * TILE_OUTPUTS + column;
-            out[place..place + WIDTH].copy_from_slice(sums);
-        }
-        column += WIDTH;
-    }
-    while column < outputs {
-        let right: [&[f32]; 1] = rows_from(tile.weight, tile.inputs, column);
-        let sums = dot_products::<S, COUNT, 1, PREFETCH>(left, right, ahead);
-        for (index, [sum]) in sums.iter().enumerate() {
-            out[(row + index) * TILE_OUTPUTS + column] = *sum;
-        }
-        column += 1;
-    }
-}
+const NOT_AHEAD: Ahead = Ahead {
+    distance: 0,
+    shares: 1,
+    share: 0,
+};
 
 #[inline(always)]
-fn rows_from<const COUNT: usize>(matrix: &[f32], width: usize, first: usize) -> [&[f32]; COUNT] {
+fn rows_from<T, const COUNT: usize>(matrix: &[T], width: usize, first: usize) -> [&[T]; COUNT] {
     std::array::from_fn(|index| &matrix[(first + index) * width..(first + index + 1) * width])
 }
 
 /// Every dot product of a row of `left` with a row of `right`. All rows have the same length. With `PREFETCH`, what lies ahead of `right`
 /// is asked for.
 #[inline(always)]
-pub(crate) fn dot_products<S: Lanes, const ROWS: usize, const WIDTH: usize, const PREFETCH: bool>(
+fn dot_products<S: Lanes, W: Stored, const ROWS: usize, const WIDTH: usize, const PREFETCH: bool>(
     left: [&[f32]; ROWS],
-    right: [&[f32]; WIDTH],
+    right: [&[W]; WIDTH],
     ahead: Ahead,
 ) -> [[f32; WIDTH]; ROWS] {
     let length = left[0].len();
     assert!(left.iter().all(|row| row.len() == length) && right.iter().all(|row| row.len() == length));
-    let whole = length - length % LANES;
+    let line = LINE / size_of::<W>();
+    let whole = length - length % S::LANES;
     let mut sums = [[S::splat(0.0); WIDTH]; ROWS];
     let mut at = 0;
     while at < whole {
-        if PREFETCH && at.is_multiple_of(LINE) && (at / LINE) & (ahead.shares - 1) == ahead.share {
+        if PREFETCH && at.is_multiple_of(line) && (at / line) & (ahead.shares - 1) == ahead.share {
             for row in right {
                 S::prefetch(row.as_ptr().wrapping_add(at + ahead.distance));
             }
         }
         // SAFETY: `at + LANES <= length`, the length of every row.
-        let factors: [S; WIDTH] = std::array::from_fn(|index| unsafe { S::load(right[index].as_ptr().add(at)) });
+        let factors: [S; WIDTH] = std::array::from_fn(|index| unsafe { W::load(right[index].as_ptr().add(at)) });
         for (row, sums) in left.iter().zip(&mut sums) {
             // SAFETY: as above.
             let value = unsafe { S::load(row.as_ptr().add(at)) };
@@ -132,14 +162,28 @@ pub(crate) fn dot_products<S: Lanes, const ROWS: usize, const WIDTH: usize, cons
                 *sum = value.mul_add(factor, *sum);
             }
         }
-        at += LANES;
+        at += S::LANES;
     }
-    let mut results = [[0.0; WIDTH]; ROWS];
-    for row in 0..ROWS {
-        for column in 0..WIDTH {
-            let rest = left[row][whole..].iter().zip(&right[column][whole..]);
-            results[row][column] = rest.fold(sums[row][column].sum(), |sum, (a, b)| sum + a * b);
+    let mut results = lane_sums(&sums);
+    if whole < length {
+        for (left, results) in left.iter().zip(&mut results) {
+            for (right, result) in right.iter().zip(results) {
+                let rest = left[whole..].iter().zip(&right[whole..]);
+                *result = rest.fold(*result, |sum, (a, b)| sum + a * b.value());
+            }
         }
+    }
+    results
+}
+
+/// The sum of the lanes of each vector.
+#[inline(always)]
+fn lane_sums<S: Lanes, const ROWS: usize, const WIDTH: usize>(vectors: &[[S; WIDTH]; ROWS]) -> [[f32; WIDTH]; ROWS] {
+    let mut results = [[0.0; WIDTH]; ROWS];
+    let all = vectors.as_flattened();
+    for (vectors, results) in all.chunks(8).zip(results.as_flattened_mut().chunks_mut(8)) {
+        let eight = std::array::from_fn(|index| *vectors.get(index).unwrap_or(&vectors[0]));
+        results.copy_from_slice(&S::sums(eight)[..results.len()]);
     }
     results
 }

@@ -88,7 +88,11 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
     let architecture = models::read(&config)?;
     let quantization = config.quantization()?;
     let mut weights = Weights::open(dir, backend == Backend::Cpu)?;
-    let dtype = compute_dtype(options, architecture.as_ref(), &weights, dir)?;
+    let dtype = match own_kernels(options, backend, ComputeDtype::Float32) && options.dtype.is_none() {
+        // They widen what they read.
+        true => ComputeDtype::Float32,
+        false => compute_dtype(options, architecture.as_ref(), &weights, dir)?,
+    };
     let dimensions = architecture.dimensions();
     let shape = KvShape {
         layers: dimensions.layers as usize,

@@ -61,7 +61,7 @@ const SHAPES: [Shape; 6] = [
     },
 ];
 
-const CAPACITY: usize = 48;
+const CAPACITY: usize = 150;
 const ROWS: usize = 4;
 
 fn values(count: usize, seed: usize) -> Vec<f32> {
@@ -253,7 +253,7 @@ fn reference(shape: Shape, row: usize, length: usize) -> Vec<Vec<f64>> {
 fn tokens_attend_to_their_own_past() {
     for shape in SHAPES {
         let expected = reference(shape, 2, CAPACITY);
-        for instructions in [Instructions::detect(), Instructions::portable()] {
+        for instructions in Instructions::available() {
             let found = Bench::new(shape, instructions, 2).run(&[(2, 0, CAPACITY)]);
             for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
                 assert!(
@@ -268,7 +268,7 @@ fn tokens_attend_to_their_own_past() {
 #[test]
 fn batches_chunks_and_threads_change_no_bit() {
     for shape in SHAPES {
-        for instructions in [Instructions::detect(), Instructions::portable()] {
+        for instructions in Instructions::available() {
             let whole: Vec<_> = (0..ROWS)
                 .map(|row| Bench::new(shape, instructions, 1).run(&[(row, 0, CAPACITY)]))
                 .collect();
@@ -277,6 +277,7 @@ fn batches_chunks_and_threads_change_no_bit() {
                 vec![(3, 0, 17), (0, 0, 1), (1, 0, 8)],
                 vec![(0, 1, 1), (1, 8, 1), (3, 17, 1), (2, 0, 30)],
                 vec![(2, 30, 18), (3, 18, 30)],
+                vec![(3, 48, 102), (2, 48, 71), (1, 9, 141)],
             ];
             for parts in steps {
                 let found = bench.run(&parts);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::{Bfloat16, Float16};
 use crate::{Instructions, Pool};
 
 fn values(count: usize, seed: u32) -> Vec<f32> {
@@ -16,13 +17,20 @@ fn machine(instructions: Instructions, threads: usize) -> Machine {
 }
 
 fn machines() -> Vec<Machine> {
-    let sets = [Instructions::detect(), Instructions::portable()];
+    let sets = Instructions::available();
     let pairs = sets.into_iter().flat_map(|set| [1, 2, 3].map(|threads| (set, threads)));
     pairs.map(|(set, threads)| machine(set, threads)).collect()
 }
 
 fn plain(matrix: &[f32]) -> Weight<'_> {
+    let matrix = Matrix::Float32(matrix);
     Weight { matrix, bias: None }
+}
+
+fn widened(matrix: Matrix<'_>) -> Vec<f32> {
+    let mut values = vec![0.0; matrix.len()];
+    matrix.widen(&mut values);
+    values
 }
 
 fn computed(machine: &Machine, x: Rows<'_>, weight: Weight<'_>) -> Vec<f32> {
@@ -38,15 +46,26 @@ fn exact(x: Rows<'_>, weight: Weight<'_>) -> Vec<Vec<f64>> {
         let sum: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         sum + weight.bias.map_or(0.0, |bias| f64::from(bias[output]))
     };
+    let matrix = widened(weight.matrix);
     let outputs = |row| {
-        weight
-            .matrix
+        matrix
             .chunks(x.width)
             .enumerate()
             .map(|weights| product(row, weights))
             .collect()
     };
     x.values.chunks(x.width).map(outputs).collect()
+}
+
+/// The upper halves of float32, and float16 of some magnitudes.
+fn halves(count: usize, seed: u32) -> (Vec<Bfloat16>, Vec<Float16>) {
+    let values = values(count, seed);
+    let bfloat16 = values.iter().map(|value| Bfloat16((value.to_bits() >> 16) as u16));
+    let float16 = values.iter().map(|value| {
+        let bits = value.to_bits();
+        Float16((bits >> 16 & 0x8000 | 0x3000 | bits >> 13 & 0x0fff) as u16)
+    });
+    (bfloat16.collect(), float16.collect())
 }
 
 const SHAPES: [(usize, usize, usize); 7] = [
@@ -74,7 +93,7 @@ fn products_stand_side_by_side_with_bias_and_residual() {
         };
         let weights = [
             Weight {
-                matrix: &first,
+                matrix: Matrix::Float32(&first),
                 bias: Some(&bias),
             },
             plain(&second),
@@ -112,7 +131,7 @@ fn gates_and_products_meet_column_by_column() {
             width: inputs,
         };
         let up = Weight {
-            matrix: &up,
+            matrix: Matrix::Float32(&up),
             bias: Some(&bias),
         };
         let (gates, ups) = (exact(x, plain(&gate)), exact(x, up));
@@ -139,7 +158,7 @@ fn a_row_is_the_same_alone_and_in_any_batch_on_any_number_of_threads() {
         width: inputs,
     };
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-    for set in [Instructions::detect(), Instructions::portable()] {
+    for set in Instructions::available() {
         let single = machine(set, 1);
         let alone: Vec<u32> = (0..most)
             .flat_map(|row| bits(computed(&single, rows(row, row + 1), plain(&weight))))
@@ -147,6 +166,37 @@ fn a_row_is_the_same_alone_and_in_any_batch_on_any_number_of_threads() {
         for (count, threads) in [(2, 2), (3, 1), (12, 2), (16, 3), (31, 2), (32, 1), (64, 2), (97, 2)] {
             let together = bits(computed(&machine(set, threads), rows(0, count), plain(&weight)));
             assert!(together == alone[..count * outputs], "{count} rows, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn sixteen_bit_weights_give_what_their_widened_values_give() {
+    for (rows, inputs, outputs) in SHAPES {
+        let x = values(rows * inputs, 1);
+        let x = Rows {
+            values: &x,
+            width: inputs,
+        };
+        let (bfloat16, float16) = halves(outputs * inputs, 7);
+        for matrix in [Matrix::Bfloat16(&bfloat16), Matrix::Float16(&float16)] {
+            let wide = widened(matrix);
+            let bias = values(outputs, 4);
+            let weight = Weight {
+                matrix,
+                bias: Some(&bias),
+            };
+            let wide = Weight {
+                matrix: Matrix::Float32(&wide),
+                ..weight
+            };
+            for machine in machines() {
+                assert_eq!(computed(&machine, x, weight), computed(&machine, x, wide));
+                let [mut found, mut expected] = [(); 2].map(|()| vec![f32::NAN; rows * outputs]);
+                gated(&machine, x, [weight, wide], &mut found);
+                gated(&machine, x, [wide, weight], &mut expected);
+                assert_eq!(found, expected);
+            }
         }
     }
 }

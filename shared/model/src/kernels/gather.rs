@@ -5,10 +5,11 @@ use mlx_rs::Array;
 use mlx_rs::error::Result;
 
 use super::OwnKernels;
+use super::linear::matrix as stored;
 use super::memory::{fresh, read, write};
 
 impl OwnKernels {
-    /// `matrix`: `[rows, width]`, `indices`: `[n]`, int32 → `[n, width]`.
+    /// `matrix`: `[rows, width]`, `indices`: `[n]`, int32 → `[n, width]`, float32.
     ///
     /// # Errors
     /// When an index is none of a row.
@@ -16,12 +17,11 @@ impl OwnKernels {
         let _measure = measure(Part::Gather);
         let width = matrix.dim(1).unsigned_abs() as usize;
         let mut out = fresh::<f32>(&[indices.dim(0), matrix.dim(1)])?;
-        let (source, indices) = (read::<f32>(matrix)?, read::<i32>(indices)?);
+        let (source, indices) = (stored(matrix)?, read::<i32>(indices)?);
         for (index, target) in indices.iter().zip(write::<f32>(&mut out)?.chunks_exact_mut(width)) {
-            let row = usize::try_from(*index)
-                .ok()
-                .and_then(|index| source.chunks_exact(width).nth(index));
-            target.copy_from_slice(row.ok_or("there is no row of this index")?);
+            let row = usize::try_from(*index).ok().filter(|index| *index < source.len() / width);
+            let row = row.ok_or("there is no row of this index")?;
+            source.part(row * width..(row + 1) * width).widen(target);
         }
         Ok(out)
     }

@@ -1,8 +1,8 @@
-//! Products with float32 weights.
+//! Products with dense weights, stored in float32 or in sixteen bits.
 
-use kr_kernels::{Rows, Weight};
-use mlx_rs::Array;
+use kr_kernels::{Matrix, Rows, Weight};
 use mlx_rs::error::Result;
+use mlx_rs::{Array, Dtype};
 
 use super::OwnKernels;
 use super::memory::{fresh, read, write};
@@ -33,6 +33,15 @@ pub(super) fn rows(x: &Array) -> Result<Rows<'_>> {
     })
 }
 
+/// The elements of a matrix as they are stored.
+pub(super) fn matrix(array: &Array) -> Result<Matrix<'_>> {
+    Ok(match array.dtype() {
+        Dtype::Bfloat16 => Matrix::Bfloat16(read(array)?),
+        Dtype::Float16 => Matrix::Float16(read(array)?),
+        _ => Matrix::Float32(read(array)?),
+    })
+}
+
 /// A layer's weights.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnWeight<'a> {
@@ -49,7 +58,7 @@ impl<'a> OwnWeight<'a> {
 
     fn read(&self) -> Result<Weight<'a>> {
         Ok(Weight {
-            matrix: read(self.matrix)?,
+            matrix: matrix(self.matrix)?,
             bias: self.bias.map(read).transpose()?,
         })
     }

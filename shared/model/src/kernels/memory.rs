@@ -3,6 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 
+use kr_kernels::{Bfloat16, Float16};
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
@@ -25,12 +26,24 @@ impl Element for u32 {
     const DTYPE: mlx_sys::mlx_dtype = mlx_sys::mlx_dtype__MLX_UINT32;
 }
 
+impl Element for Bfloat16 {
+    const DTYPE: mlx_sys::mlx_dtype = mlx_sys::mlx_dtype__MLX_BFLOAT16;
+}
+
+impl Element for Float16 {
+    const DTYPE: mlx_sys::mlx_dtype = mlx_sys::mlx_dtype__MLX_FLOAT16;
+}
+
 mod private {
+    use kr_kernels::{Bfloat16, Float16};
+
     /// Types whose every bit pattern is a value.
     pub(in crate::kernels) trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for i32 {}
     impl Sealed for u32 {}
+    impl Sealed for Bfloat16 {}
+    impl Sealed for Float16 {}
 }
 
 /// Reads an array, row by row, computing it first where it is not yet. It must be contiguous.

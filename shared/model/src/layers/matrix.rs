@@ -21,9 +21,18 @@ impl LayerLoader<'_> {
                     &scales,
                     "is there, but config.json's `quantization` does not say how this layer is packed",
                 )?;
-                let weight = self.weights.dense(&weight, &[shape.rows, shape.columns], self.dtype)?;
+                let stored = self.stored(&weight);
+                let weight = self.weights.dense(&weight, &[shape.rows, shape.columns], stored)?;
                 Ok(Matrix::dense(weight, self.own.clone()))
             }
+        }
+    }
+
+    /// The type that a dense matrix is kept in: our kernels read any, MLX's operations the one that is computed with.
+    fn stored(&self, name: &str) -> Dtype {
+        match &self.own {
+            Some(_) => self.weights.float_dtype(name).unwrap_or(self.dtype),
+            None => self.dtype,
         }
     }
 
