@@ -36,7 +36,7 @@ fn shifted<S: Lanes>(x: &[f32], (shift, divisor): (f32, f32), out: &mut [f32]) {
         unsafe { one(S::load(x.as_ptr().add(at)), shift, divisor).store(out.as_mut_ptr().add(at)) };
     }
     for at in whole..x.len() {
-        out[at] = exp(S::splat(x[at])).first();
+        out[at] = one(S::splat(x[at]), shift, divisor).first();
     }
 }
 
