@@ -5,6 +5,7 @@ mod checks;
 mod options;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use kr_boot::telemetry::TelemetryConfig;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use options::{Options, Task};
+pub(crate) use worker::{WorkerConfig, WorkerSettings};
 
 use crate::adaptive::Bounds;
 use crate::policy::PolicyKind;
@@ -72,6 +74,8 @@ pub(crate) struct ModelWorkers {
     pub(crate) spawn: Option<u32>,
     /// Uses one that runs already: `unix:PATH` or `tcp://HOST:PORT`.
     pub(crate) address: Option<String>,
+    /// What those started here are told otherwise than `[worker]` says.
+    pub(crate) settings: WorkerSettings,
 }
 
 /// The gRPC port.
@@ -157,30 +161,6 @@ pub(crate) struct LimitsConfig {
     pub(crate) max_in_flight_per_tenant: usize,
     /// Answers to one request (`n`).
     pub(crate) max_choices: u32,
-}
-
-/// Workers that this router starts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct WorkerConfig {
-    /// The executable; by default `kr-worker` beside this one.
-    pub(crate) binary: Option<PathBuf>,
-    /// Sequences that a worker runs at once.
-    pub(crate) max_sequences: Option<u32>,
-    /// Memory of each for KV.
-    pub(crate) kv_budget_bytes: Option<u64>,
-    /// Longest sequence in tokens, below the model's own limit.
-    pub(crate) max_context_tokens: Option<u32>,
-    /// Input tokens of one step.
-    pub(crate) max_step_tokens: Option<u32>,
-    /// Threads of its linear algebra.
-    pub(crate) threads: Option<u32>,
-    /// How long loading may take.
-    #[serde(with = "duration")]
-    pub(crate) start_timeout: Duration,
-    /// How long it may take to stop before it is killed.
-    #[serde(with = "duration")]
-    pub(crate) stop_timeout: Duration,
 }
 
 /// What happens after SIGTERM.
@@ -285,21 +265,6 @@ impl Default for LimitsConfig {
     }
 }
 
-impl Default for WorkerConfig {
-    fn default() -> Self {
-        Self {
-            binary: None,
-            max_sequences: None,
-            kv_budget_bytes: None,
-            max_context_tokens: None,
-            max_step_tokens: None,
-            threads: None,
-            start_timeout: Duration::from_secs(120),
-            stop_timeout: Duration::from_secs(5),
-        }
-    }
-}
-
 impl Default for DrainConfig {
     fn default() -> Self {
         Self {
@@ -333,7 +298,7 @@ impl ModelConfig {
         if self.workers.is_empty() {
             return vec![ModelWorkers {
                 spawn: Some(1),
-                address: None,
+                ..ModelWorkers::default()
             }];
         }
         self.workers.clone()

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use kr_contract::{Exactness, FinishReason, NumericsFingerprint, SamplingParams, SequenceId, WorkerInstanceId};
+use kr_contract::{
+    BlockHash, Exactness, FinishReason, NumericsFingerprint, SamplingParams, SequenceId, WorkerInstanceId,
+};
 use kr_proto::worker as proto;
 
 use crate::sequence::{CancelReason, Finished, Priority, TokenLogprobs, Tokens};
 use crate::workers::{
-    Admission, Command, End, Error, Frame, Load, RejectReason, Rejected, Step, Update, WorkerProfile,
+    Admission, Command, End, Error, Frame, Load, RejectReason, Rejected, Speed, Step, Update, WorkerProfile,
 };
 
 /// A message that breaks the protocol.
@@ -164,6 +166,17 @@ pub(crate) fn profile(hello: proto::Hello) -> Result<WorkerProfile, Error> {
         process_id: worker.process_id,
         max_step_tokens: worker.max_step_tokens,
         end_token_ids: worker.end_token_ids,
+        speed: worker.warm_up.as_ref().and_then(speed),
+    })
+}
+
+/// Returns the speed a worker measured; `None` where the figures are none.
+fn speed(warm_up: &proto::WarmUp) -> Option<Speed> {
+    let rate = warm_up.prefill_tokens_per_second;
+    let prefill_token = Duration::try_from_secs_f64(rate.recip()).ok()?;
+    Some(Speed {
+        prefill_token,
+        batch_decode_step: from_wire(warm_up.batch_decode_step),
     })
 }
 
@@ -199,7 +212,17 @@ pub(crate) fn frame(frame: proto::StepFrame) -> Result<Frame, Malformed> {
         next_expected: frame.next_expected.map(|expected| from_wire(Some(expected))),
         load: load(frame.load),
         wasted_tokens: frame.wasted_tokens,
+        blocks_added: blocks(frame.blocks_added)?,
+        blocks_evicted: blocks(frame.blocks_evicted)?,
     })
+}
+
+fn blocks(names: Vec<Vec<u8>>) -> Result<Vec<BlockHash>, Malformed> {
+    let name = |name: Vec<u8>| name.try_into().map(BlockHash);
+    names
+        .into_iter()
+        .map(|bytes| name(bytes).map_err(|_| Malformed("a block's name is not 16 bytes")))
+        .collect()
 }
 
 fn update(sequence: proto::SequenceStep) -> Result<Update, Malformed> {
@@ -266,6 +289,7 @@ fn load(load: Option<proto::Load>) -> Load {
         waiting: load.waiting,
         kv_used_bytes: load.kv_used_bytes,
         pending_prefill_tokens: load.pending_prefill_tokens,
+        cached_blocks: load.cached_blocks,
     })
 }
 

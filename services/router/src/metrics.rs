@@ -2,6 +2,7 @@
 //! down. Labels are closed sets: configured names and the enums here.
 
 pub(crate) mod requests;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
 use crate::sequence::{CancelReason, Finished};
-use crate::workers::{Frame, LossCause, WorkerProfile};
+pub(crate) use workers::WorkerMetrics;
+use workers::Workers;
 
 const MODEL: &str = "model";
 const WORKER: &str = "worker";
@@ -319,202 +321,6 @@ impl ModelMetrics {
             metrics: self.metrics.clone(),
             labels,
         }
-    }
-}
-
-// Workers: processes, sessions and steps.
-
-#[derive(Debug)]
-struct Workers {
-    running: Gauge<u64>,
-    up: Gauge<u64>,
-    restarts: Counter<u64>,
-    start_time: Histogram<f64>,
-    messages: Counter<u64>,
-    batch_limit: Gauge<u64>,
-    batch_size: Histogram<f64>,
-    batch_tokens: Histogram<f64>,
-    step_duration: Histogram<f64>,
-    generated_tokens: Counter<u64>,
-    wasted_tokens: Counter<u64>,
-    kv_usage: Gauge<f64>,
-    mapped_bytes: Gauge<u64>,
-}
-
-impl Workers {
-    fn new(meter: &Meter) -> Self {
-        Self {
-            running: meter
-                .u64_gauge("kr.requests.running")
-                .with_description("Sequences sent to a worker that have not ended there.")
-                .with_unit("{request}")
-                .build(),
-            up: meter
-                .u64_gauge("kr.worker.up")
-                .with_description("1 while the worker is ready, otherwise 0.")
-                .with_unit("{worker}")
-                .build(),
-            restarts: meter
-                .u64_counter("kr.worker.restarts")
-                .with_description("Workers lost or not started, and tried again, by cause.")
-                .with_unit("{restart}")
-                .build(),
-            start_time: histogram(
-                meter,
-                Described {
-                    name: "kr.worker.start_time",
-                    description: "From a worker's start, or the first try to reach it, to ready.",
-                    unit: "s",
-                },
-                buckets::QUEUE_TIME,
-            ),
-            messages: meter
-                .u64_counter("kr.worker.messages")
-                .with_description("Messages on the sessions with workers, by direction as the router sees it.")
-                .with_unit("{message}")
-                .build(),
-            batch_limit: meter
-                .u64_gauge("kr.batch.limit")
-                .with_description("Sequences that the worker should have at present, as measured to be best.")
-                .with_unit("{sequence}")
-                .build(),
-            batch_size: histogram(
-                meter,
-                Described {
-                    name: "kr.batch.size",
-                    description: "Sequences in one engine step.",
-                    unit: "{sequence}",
-                },
-                buckets::BATCH_SIZE,
-            ),
-            batch_tokens: histogram(
-                meter,
-                Described {
-                    name: "kr.batch.tokens",
-                    description: "Input tokens of one engine step.",
-                    unit: "{token}",
-                },
-                buckets::TOKENS,
-            ),
-            step_duration: histogram(
-                meter,
-                Described {
-                    name: "kr.batch.step.duration",
-                    description: "Duration of one engine step, by the worker's clock.",
-                    unit: "s",
-                },
-                buckets::STEP_DURATION,
-            ),
-            generated_tokens: meter
-                .u64_counter("kr.tokens.generated")
-                .with_description("Tokens that workers generated.")
-                .with_unit("{token}")
-                .build(),
-            wasted_tokens: meter
-                .u64_counter("kr.tokens.wasted")
-                .with_description("Tokens computed past a stop or a cancel, and dropped.")
-                .with_unit("{token}")
-                .build(),
-            kv_usage: meter
-                .f64_gauge("kr.kv_cache.usage")
-                .with_description("Part of a worker's KV budget in use or promised, 0 to 1.")
-                .with_unit("1")
-                .build(),
-            mapped_bytes: meter
-                .u64_gauge("kr.weights.mapped")
-                .with_description("Bytes of weights a worker maps and shares with the model's other workers.")
-                .with_unit("By")
-                .build(),
-        }
-    }
-}
-
-/// The worker instruments with one worker's labels.
-#[derive(Debug, Clone)]
-pub(crate) struct WorkerMetrics {
-    metrics: Arc<Metrics>,
-    labels: [KeyValue; 2],
-    sent: [KeyValue; 3],
-    received: [KeyValue; 3],
-}
-
-impl WorkerMetrics {
-    /// Shows what has not happened yet as 0, so that the first time is an increase.
-    pub(crate) fn begin(&self) {
-        self.running(0);
-        self.down();
-        let workers = &self.metrics.workers;
-        workers.generated_tokens.add(0, &self.labels);
-        workers.wasted_tokens.add(0, &self.labels);
-        for cause in LossCause::ALL {
-            workers.restarts.add(0, &self.with_cause(cause));
-        }
-    }
-
-    pub(crate) fn sent(&self) {
-        self.metrics.workers.messages.add(1, &self.sent);
-    }
-
-    pub(crate) fn received(&self) {
-        self.metrics.workers.messages.add(1, &self.received);
-    }
-
-    pub(crate) fn running(&self, count: usize) {
-        self.metrics.workers.running.record(count as u64, &self.labels);
-    }
-
-    pub(crate) fn up(&self, profile: &WorkerProfile, start_time: Duration) {
-        let workers = &self.metrics.workers;
-        workers.up.record(1, &self.labels);
-        workers.start_time.record(start_time.as_secs_f64(), &self.labels);
-        workers.mapped_bytes.record(profile.mapped_bytes, &self.labels);
-    }
-
-    pub(crate) fn down(&self) {
-        self.metrics.workers.up.record(0, &self.labels);
-        self.metrics.workers.kv_usage.record(0.0, &self.labels);
-        self.metrics.workers.mapped_bytes.record(0, &self.labels);
-        self.limit(0);
-    }
-
-    pub(crate) fn limit(&self, limit: u32) {
-        self.metrics.workers.batch_limit.record(limit.into(), &self.labels);
-    }
-
-    pub(crate) fn restarted(&self, cause: LossCause) {
-        self.metrics.workers.restarts.add(1, &self.with_cause(cause));
-    }
-
-    fn with_cause(&self, cause: LossCause) -> [KeyValue; 3] {
-        let cause = match cause {
-            LossCause::Exit => "exit",
-            LossCause::Signal => "signal",
-            LossCause::FailedStart => "failed_start",
-            LossCause::Wedged => "wedged",
-            LossCause::Disconnected => "disconnected",
-            LossCause::Protocol => "protocol",
-        };
-        let [model, worker] = self.labels.clone();
-        [model, worker, KeyValue::new(CAUSE, cause)]
-    }
-
-    pub(crate) fn frame(&self, frame: &Frame, kv_budget_bytes: u64) {
-        let workers = &self.metrics.workers;
-        if let Some(step) = frame.step {
-            workers.batch_size.record(f64::from(step.sequences), &self.labels);
-            workers.batch_tokens.record(f64::from(step.tokens), &self.labels);
-            workers.step_duration.record(step.duration.as_secs_f64(), &self.labels);
-        }
-        let generated: usize = frame.updates.iter().map(|update| update.tokens.ids.len()).sum();
-        if generated > 0 {
-            workers.generated_tokens.add(generated as u64, &self.labels);
-        }
-        if frame.wasted_tokens > 0 {
-            workers.wasted_tokens.add(u64::from(frame.wasted_tokens), &self.labels);
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a ratio for a gauge")]
-        let usage = frame.load.kv_used_bytes as f64 / kv_budget_bytes.max(1) as f64;
-        workers.kv_usage.record(usage, &self.labels);
     }
 }
 

@@ -101,10 +101,11 @@ impl Plan {
         let (served, model) = model;
         let mut origins = Vec::new();
         for group in model.worker_groups() {
-            if let Some(Ok(address)) = group.address.map(|address| address.parse()) {
+            if let Some(Ok(address)) = group.address.as_ref().map(|address| address.parse()) {
                 origins.push(WorkerOrigin::Remote(address));
             } else if let Some(program) = &self.program {
-                let local = local_worker::lay_out(config, model, (program.clone(), sockets.clone()));
+                let settings = config.worker.settings(group.settings);
+                let local = local_worker::lay_out(config, (model, &settings), (program.clone(), sockets.clone()));
                 origins.extend((0..group.spawn.unwrap_or(1)).map(|_| WorkerOrigin::Local(local.clone())));
             }
         }

@@ -99,6 +99,7 @@ fn start(options: Options) -> Result<(), Error> {
             service: "kr-router",
             version: env!("CARGO_PKG_VERSION"),
             instance_id: format!("{:016x}", getrandom::u64().unwrap_or_default()),
+            name: "kr-router".to_owned(),
         },
         buckets: &metrics::requests::BUCKETS,
     })?;

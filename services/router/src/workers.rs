@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kr_contract::{SequenceId, TokenId};
+use kr_contract::{BlockHash, SequenceId, TokenId};
 use tokio::sync::mpsc;
 
 use crate::policy::WorkerIndex;
@@ -30,7 +30,7 @@ pub(crate) mod fake;
 pub(crate) use address::Address;
 pub(crate) use error::Error;
 pub(crate) use identity::ExpectedIdentity;
-pub(crate) use profile::WorkerProfile;
+pub(crate) use profile::{Speed, WorkerProfile};
 pub(crate) use sockets::SocketDir;
 pub(crate) use watchdog::WatchdogLimits;
 
@@ -138,6 +138,10 @@ pub(crate) struct Frame {
     pub(crate) next_expected: Option<Duration>,
     pub(crate) load: Load,
     pub(crate) wasted_tokens: u32,
+    /// Blocks of the prefix cache that other requests may hit from now on.
+    pub(crate) blocks_added: Vec<BlockHash>,
+    /// Blocks that left it.
+    pub(crate) blocks_evicted: Vec<BlockHash>,
 }
 
 impl Frame {
@@ -185,6 +189,8 @@ pub(crate) struct Load {
     pub(crate) waiting: u32,
     pub(crate) kv_used_bytes: u64,
     pub(crate) pending_prefill_tokens: u64,
+    /// Blocks of the prefix cache in use.
+    pub(crate) cached_blocks: u32,
 }
 
 /// A sequence that was not taken.

@@ -1,5 +1,7 @@
 //! The worker's configuration: defaults < TOML file < `KR_WORKER__…` < flags.
 
+mod limits;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fake::FakeSpec;
 use crate::listen::Listen;
+pub(crate) use limits::{LimitsConfig, PrefixCacheConfig};
 
 /// What configuration variables start with.
 pub(crate) const ENV_PREFIX: &str = "KR_WORKER__";
@@ -35,32 +38,24 @@ pub(crate) struct Config {
     pub(crate) dtype: Option<Dtype>,
     /// Which kernels may be used.
     pub(crate) kernels: Kernels,
-    /// Threads the linear algebra library was told to use, for the log.
+    /// What our own kernels make of activations that meet quantised weights.
+    pub(crate) activations: Activations,
+    /// Threads that compute; by default one for each processor. The linear algebra library has to be told by
+    /// `OPENBLAS_NUM_THREADS` as well.
     pub(crate) threads: Option<u32>,
+    /// Whether a few steps run before the worker is ready, so that what it announces of its speed was measured; by default where
+    /// the model is real.
+    pub(crate) warm_up: Option<bool>,
+    /// Where what is measured of models and made from them is kept from one start to the next; by default the user's cache
+    /// folder.
+    pub(crate) cache_folder: Option<PathBuf>,
     /// How long running sequences may take to finish after SIGTERM or SIGINT.
     #[serde(with = "duration")]
     pub(crate) drain_timeout: Duration,
     pub(crate) limits: LimitsConfig,
+    pub(crate) prefix_cache: PrefixCacheConfig,
     pub(crate) session: SessionConfig,
     pub(crate) telemetry: TelemetryConfig,
-}
-
-/// What the engine may hold and do at once.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct LimitsConfig {
-    /// Sequences that run at once.
-    pub(crate) max_sequences: u32,
-    /// Sequences that may wait in the engine.
-    pub(crate) max_waiting: u32,
-    /// Input tokens of one step.
-    pub(crate) max_step_tokens: u32,
-    /// Longest sequence; by default the model's own limit.
-    pub(crate) max_context_tokens: Option<u32>,
-    /// Memory for KV.
-    pub(crate) kv_budget_bytes: u64,
-    /// Steps queued behind the running one, 0 or 1; by default what suits the backend.
-    pub(crate) pipeline_depth: Option<u32>,
 }
 
 /// How the router's session is run.
@@ -94,6 +89,17 @@ pub(crate) enum Kernels {
     Mlx,
 }
 
+/// What our own kernels make of activations that meet quantised weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Activations {
+    /// Rounded to eight bits in small groups: the fastest.
+    #[default]
+    Int8,
+    /// As they are.
+    Float32,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -106,24 +112,15 @@ impl Default for Config {
             lifeline_fd: None,
             dtype: None,
             kernels: Kernels::Auto,
+            activations: Activations::Int8,
             threads: None,
+            warm_up: None,
+            cache_folder: None,
             drain_timeout: Duration::from_secs(30),
             limits: LimitsConfig::default(),
+            prefix_cache: PrefixCacheConfig::default(),
             session: SessionConfig::default(),
             telemetry: TelemetryConfig::default(),
-        }
-    }
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            max_sequences: 32,
-            max_waiting: 1024,
-            max_step_tokens: 512,
-            max_context_tokens: None,
-            kv_budget_bytes: 2 << 30,
-            pipeline_depth: None,
         }
     }
 }
@@ -143,6 +140,16 @@ impl Config {
         let folder = self.model.as_deref().and_then(|folder| folder.file_name());
         let folder = folder.map(|name| name.to_string_lossy().into_owned());
         self.name.clone().or(folder).unwrap_or_else(|| "fake".to_owned())
+    }
+
+    /// Returns whether steps run before the worker is ready.
+    pub(crate) fn warms_up(&self) -> bool {
+        self.warm_up.unwrap_or(self.fake.is_none())
+    }
+
+    /// Returns where measurements and what is made from models are kept.
+    pub(crate) fn cache_folder(&self) -> PathBuf {
+        self.cache_folder.clone().unwrap_or_else(kr_boot::cache_folder)
     }
 }
 
@@ -165,6 +172,7 @@ impl Validate for Config {
         }
         let under = |parent: &'static str| move |problem: Problem| problem.under(parent);
         problems.extend(self.limits.validate().into_iter().map(under("limits")));
+        problems.extend(self.prefix_cache.validate().into_iter().map(under("prefix_cache")));
         problems.extend(self.session.validate().into_iter().map(under("session")));
         problems.extend(self.telemetry.validate().into_iter().map(under("telemetry")));
         problems
@@ -195,38 +203,6 @@ impl Config {
             message,
             cure,
         )]
-    }
-}
-
-impl Validate for LimitsConfig {
-    fn validate(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut positive = |key: &str, value: u64, cure: &str| {
-            if value == 0 {
-                problems.push(Problem::new(key, value, "expected 1 or more", cure));
-            }
-        };
-        positive("max_sequences", self.max_sequences.into(), "set it to 32 (the default)");
-        positive("max_waiting", self.max_waiting.into(), "set it to 1024 (the default)");
-        positive(
-            "max_step_tokens",
-            self.max_step_tokens.into(),
-            "set it to 512 (the default)",
-        );
-        positive(
-            "kv_budget_bytes",
-            self.kv_budget_bytes,
-            "set it to 2147483648 (the default)",
-        );
-        positive(
-            "max_context_tokens",
-            self.max_context_tokens.unwrap_or(1).into(),
-            "leave it out for the model's own limit",
-        );
-        if let Some(depth) = self.pipeline_depth.filter(|depth| *depth > 1) {
-            problems.push(Problem::new("pipeline_depth", depth, "expected 0 or 1", "leave it out"));
-        }
-        problems
     }
 }
 
@@ -291,12 +267,16 @@ mod tests {
         let mut config = fake();
         config.limits.max_sequences = 0;
         config.limits.pipeline_depth = Some(2);
+        config.limits.kv_budget_bytes = Some(0);
+        config.prefix_cache.block_tokens = 0;
         config.session.frame_capacity = 0;
         assert_eq!(
             keys(&config),
             [
                 "limits.max_sequences",
+                "limits.kv_budget_bytes",
                 "limits.pipeline_depth",
+                "prefix_cache.block_tokens",
                 "session.frame_capacity"
             ]
         );

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kr_contract::{Exactness, FinishReason, HASH_SCHEME, NumericsFingerprint, SamplingParams, SequenceId};
 use kr_engine::frame::{Finish, Load, SequenceUpdate, StepFrame};
 use kr_engine::model::Logprobs;
-use kr_engine::{Reject, SequenceRequest};
+use kr_engine::{Reject, SequenceRequest, WarmUp};
 use kr_proto::{WORKER_PROTOCOL, worker as proto};
 
 use crate::profile::Profile;
@@ -54,6 +54,18 @@ fn worker_profile(profile: &Profile) -> proto::WorkerProfile {
         process_id: std::process::id(),
         max_step_tokens: profile.max_step_tokens,
         end_token_ids: model.end_token_ids.clone(),
+        warm_up: profile.warm_up.map(warm_up),
+        prefix_cache_blocks: limits.store_blocks,
+    }
+}
+
+fn warm_up(warm_up: WarmUp) -> proto::WarmUp {
+    proto::WarmUp {
+        prefill_tokens_per_second: warm_up.prefill_tokens_per_s,
+        decode_step: Some(duration(warm_up.decode_step)),
+        batch_decode_step: Some(duration(warm_up.batch_decode_step)),
+        batch: warm_up.batch,
+        elapsed: Some(duration(warm_up.elapsed)),
     }
 }
 
@@ -180,6 +192,7 @@ pub(crate) fn load(load: Load, unread_tokens: u64) -> proto::Load {
         waiting: load.waiting,
         kv_used_bytes: load.kv_used_bytes,
         pending_prefill_tokens: load.pending_prefill_tokens + unread_tokens,
+        cached_blocks: load.cached_blocks,
     }
 }
 

@@ -12,7 +12,7 @@ use kr_engine::scheduler::SchedulerConfig;
 use kr_engine::{Engine, EngineConfig, EngineHandle, EngineThread};
 use tokio::sync::watch;
 
-use crate::config::{Config, LimitsConfig};
+use crate::config::{Config, LimitsConfig, PrefixCacheConfig};
 use crate::fake::{self, FakeSpec};
 use crate::metrics::Metrics;
 use crate::model;
@@ -48,15 +48,22 @@ pub(crate) fn start(config: &Config) -> Result<Starting, kr_engine::Error> {
             max_step_tokens: limits.max_step_tokens,
             max_sequences: limits.max_sequences,
             max_waiting: limits.max_waiting,
-            ..SchedulerConfig::default()
+            decode_step_target: limits.decode_step_target(),
+            max_preemptions: limits.max_preemptions,
         },
+        warm_up: config.warms_up(),
         ..EngineConfig::default()
     };
     let (report, facts) = sync_channel(1);
     let thread = match &config.fake {
         Some(spec) => {
-            let (spec, folder) = (spec.clone(), config.model.clone());
-            Engine::spawn(engine, move || load_fake(spec, folder, limits, &report))?
+            let fake = Fake {
+                spec: spec.clone(),
+                folder: config.model.clone(),
+                limits,
+                prefix_cache: config.prefix_cache,
+            };
+            Engine::spawn(engine, move || fake.load(&report))?
         }
         None => {
             let source = model::Source::of(config);
@@ -118,6 +125,7 @@ impl Starting {
             model,
             limits,
             max_step_tokens: self.max_step_tokens,
+            warm_up: self.thread.warm_up(),
             load_time: life.started.elapsed(),
         };
         metrics.loaded(&profile);
@@ -129,21 +137,34 @@ impl Starting {
     }
 }
 
-fn load_fake(
-    mut spec: FakeSpec,
+/// What a fake model is made of.
+struct Fake {
+    spec: FakeSpec,
     folder: Option<PathBuf>,
     limits: LimitsConfig,
-    report: &SyncSender<ModelFacts>,
-) -> Result<FakeModel, fake::Error> {
-    let facts = spec.facts(folder.as_deref())?;
-    take_time(spec.load_time());
-    if spec.fails_to_load() {
-        return Err(fake::Error::Told);
-    }
-    // The receiver is gone only where the process is ending.
-    let _ = report.send(facts);
-    Ok(FakeModel::new(limited(spec.model(), limits)))
+    prefix_cache: PrefixCacheConfig,
 }
+
+impl Fake {
+    fn load(mut self, report: &SyncSender<ModelFacts>) -> Result<FakeModel, fake::Error> {
+        let facts = self.spec.facts(self.folder.as_deref())?;
+        take_time(self.spec.load_time());
+        if self.spec.fails_to_load() {
+            return Err(fake::Error::Told);
+        }
+        // The receiver is gone only where the process is ending.
+        let _ = report.send(facts);
+        let mut model = limited(self.spec.model(), self.limits);
+        model.limits.block_tokens = self.prefix_cache.block_tokens;
+        if let Some(blocks) = self.prefix_cache.blocks {
+            model.limits.store_blocks = blocks;
+        }
+        Ok(FakeModel::new(model))
+    }
+}
+
+/// What a fake has for KV where nothing says how much.
+const FAKE_KV_BYTES: u64 = 2 << 30;
 
 fn limited(mut fake: FakeModelConfig, limits: LimitsConfig) -> FakeModelConfig {
     let context = limits.max_context_tokens.unwrap_or(fake.limits.context_tokens);
@@ -153,7 +174,7 @@ fn limited(mut fake: FakeModelConfig, limits: LimitsConfig) -> FakeModelConfig {
         .chain([context])
         .collect();
     fake.limits.max_sequences = limits.max_sequences;
-    fake.limits.kv_budget_bytes = limits.kv_budget_bytes;
+    fake.limits.kv_budget_bytes = limits.kv_budget_bytes.unwrap_or(FAKE_KV_BYTES);
     if let Some(depth) = limits.pipeline_depth {
         fake.limits.pipeline_depth = depth;
     }
@@ -177,7 +198,7 @@ mod tests {
         let limits = LimitsConfig {
             max_sequences: 3,
             max_context_tokens: Some(700),
-            kv_budget_bytes: 9000,
+            kv_budget_bytes: Some(9000),
             pipeline_depth: Some(1),
             ..LimitsConfig::default()
         };

@@ -47,11 +47,17 @@ pub(crate) struct Metrics {
     decode_time: Histogram<f64>,
     kv_usage: Gauge<f64>,
     kv_used_bytes: Gauge<u64>,
+    kv_budget_bytes: Gauge<u64>,
     kv_copied_bytes: Counter<u64>,
+    kv_copy_time: Counter<f64>,
+    preempted: Counter<u64>,
     prompt_tokens: Counter<u64>,
     generated_tokens: Counter<u64>,
     wasted_tokens: Counter<u64>,
+    looked_up_tokens: Counter<u64>,
     cached_tokens: Counter<u64>,
+    cached_blocks: Gauge<u64>,
+    evicted_blocks: Counter<u64>,
     mapped_bytes: Gauge<u64>,
     copied_bytes: Gauge<u64>,
     load_time: Gauge<f64>,
@@ -120,8 +126,31 @@ impl Metrics {
             queue_time: seconds(QUEUE_TIME, "From a sequence's admission to its first step."),
             prefill_time: seconds(PREFILL_TIME, "From a sequence's first step to its first token."),
             decode_time: seconds(DECODE_TIME, "From a sequence's first token to its end."),
-            kv_usage: ratio("kr.kv_cache.usage", "1", "Share of the KV budget in use, 0 to 1."),
-            kv_used_bytes: gauge("kr.kv_cache.used_bytes", "By", "Bytes of KV in use or promised."),
+            kv_usage: ratio(
+                "kr.kv_cache.usage",
+                "1",
+                "Share of the KV budget that running sequences take, 0 to 1.",
+            ),
+            kv_used_bytes: gauge(
+                "kr.kv_cache.used_bytes",
+                "By",
+                "Bytes of KV that running sequences take.",
+            ),
+            kv_budget_bytes: gauge(
+                "kr.kv_cache.budget_bytes",
+                "By",
+                "Bytes of KV that running sequences may take.",
+            ),
+            kv_copy_time: meter
+                .f64_counter("kr.kv_cache.copy_time")
+                .with_unit("s")
+                .with_description("Time spent on copying KV between slots and blocks.")
+                .build(),
+            preempted: counter(
+                "kr.requests.preempted",
+                "{preemption}",
+                "Times a sequence lost its KV to older ones and was computed again.",
+            ),
             kv_copied_bytes: counter(
                 "kr.kv_cache.copied_bytes",
                 "By",
@@ -137,6 +166,17 @@ impl Metrics {
                 "kr.tokens.wasted",
                 "{token}",
                 "Tokens computed past a stop or cancel, and dropped.",
+            ),
+            looked_up_tokens: counter(
+                "kr.prefix_cache.queries",
+                "{token}",
+                "Prompt tokens of sequences that might have been in the prefix cache.",
+            ),
+            cached_blocks: gauge("kr.prefix_cache.blocks", "{block}", "Blocks of KV in the prefix cache."),
+            evicted_blocks: counter(
+                "kr.prefix_cache.evictions",
+                "{block}",
+                "Blocks of KV that left the prefix cache for others.",
             ),
             cached_tokens: counter(
                 "kr.prefix_cache.hits",
@@ -164,6 +204,7 @@ impl Metrics {
         self.mapped_bytes.record(profile.model.mapped_bytes, &[]);
         self.copied_bytes.record(profile.model.copied_bytes, &[]);
         self.load_time.record(profile.load_time.as_secs_f64(), &[]);
+        self.kv_budget_bytes.record(profile.limits.kv_budget_bytes, &[]);
     }
 
     pub(crate) fn stepped(&self, frame: &StepFrame) {
@@ -179,8 +220,15 @@ impl Metrics {
         self.running.record(load.running.into(), &[]);
         self.waiting.record(load.waiting.into(), &[]);
         self.kv_used_bytes.record(load.kv_used_bytes, &[]);
+        self.cached_blocks.record(load.cached_blocks.into(), &[]);
+        self.evicted_blocks.add(length(frame.blocks_evicted.len()), &[]);
         self.kv_usage
             .record(share(load.kv_used_bytes, load.kv_budget_bytes), &[]);
+    }
+
+    /// Counts prompt tokens that were looked up in the prefix cache; what was found is in the sequence's figures.
+    pub(crate) fn looked_up(&self, tokens: u64) {
+        self.looked_up_tokens.add(tokens, &[]);
     }
 
     pub(crate) fn prompt_computed(&self, tokens: u64) {
@@ -194,6 +242,8 @@ impl Metrics {
         self.generated_tokens.add(generated_tokens, &[]);
         self.cached_tokens.add(timings.cached_tokens.into(), &[]);
         self.kv_copied_bytes.add(timings.copied_bytes, &[]);
+        self.kv_copy_time.add(timings.copy_time.as_secs_f64(), &[]);
+        self.preempted.add(timings.preemptions.into(), &[]);
         if matches!(finish.reason, FinishReason::Stop | FinishReason::Length) {
             let record = |histogram: &Histogram<f64>, duration: Duration| histogram.record(duration.as_secs_f64(), &[]);
             record(&self.queue_time, timings.waiting);

@@ -5,7 +5,7 @@ use std::sync::mpsc::SyncSender;
 
 use kr_model::{ComputeDtype, LoadOptions, LoadedModel, ModelInfo};
 
-use crate::config::{Config, Dtype, Kernels};
+use crate::config::{Activations, Config, Dtype, Kernels};
 use crate::profile::ModelFacts;
 
 /// Where a model comes from and how it is loaded.
@@ -22,16 +22,22 @@ impl Source {
         let options = LoadOptions {
             dtype: config.dtype.map(compute_dtype),
             max_sequences: limits.max_sequences,
-            kv_budget_bytes: Some(limits.kv_budget_bytes),
             step_tokens: limits.max_step_tokens,
+            kv_budget_bytes: limits.kv_budget_bytes,
+            store_blocks: config.prefix_cache.blocks,
+            block_tokens: config.prefix_cache.block_tokens,
+            cache_dir: Some(config.cache_folder()),
+            threads: config.threads,
             max_context_tokens: limits.max_context_tokens,
             pipeline_depth: limits.pipeline_depth,
-            threads: config.threads,
             kernels: match config.kernels {
                 Kernels::Auto => kr_model::Kernels::Auto,
                 Kernels::Mlx => kr_model::Kernels::MlxOnly,
             },
-            ..LoadOptions::default()
+            activations: match config.activations {
+                Activations::Int8 => kr_model::Activations::Int8,
+                Activations::Float32 => kr_model::Activations::Float32,
+            },
         };
         Self {
             folder: config.model.clone().unwrap_or_default(),

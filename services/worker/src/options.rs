@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Sequences that run at once [default: 32]
     #[arg(long, value_name = "N")]
     max_sequences: Option<u32>,
-    /// Memory for KV in bytes [default: 2 GiB]
+    /// Memory for KV in bytes, the prefix cache included [default: measured]
     #[arg(long, value_name = "N")]
     kv_budget_bytes: Option<u64>,
     /// Longest sequence in tokens [default: the model's own limit]
@@ -38,12 +38,18 @@ pub(crate) struct Options {
     /// Input tokens of one step [default: 512]
     #[arg(long, value_name = "N")]
     max_step_tokens: Option<u32>,
-    /// Threads that OPENBLAS_NUM_THREADS was set to, for the log
+    /// Threads that compute; OPENBLAS_NUM_THREADS should say the same [default: one for each processor]
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
     /// Type of activations and KV: float32, bfloat16 or float16 [default: the weights' own]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<String>,
+    /// Blocks of KV kept for requests that begin alike; 0 keeps none [default: a quarter of the memory for KV]
+    #[arg(long, value_name = "N")]
+    prefix_cache_blocks: Option<u32>,
+    /// Be ready without having measured a few steps first
+    #[arg(long)]
+    no_warm_up: bool,
     /// Allow a TCP address that other machines can reach, unencrypted
     #[arg(long)]
     insecure: bool,
@@ -82,6 +88,8 @@ impl Options {
             .set("limits.max_context_tokens", "--max-context", self.max_context)
             .set("limits.max_step_tokens", "--max-step-tokens", self.max_step_tokens)
             .set("threads", "--threads", self.threads)
+            .set("prefix_cache.blocks", "--prefix-cache-blocks", self.prefix_cache_blocks)
+            .set("warm_up", "--no-warm-up", self.no_warm_up.then_some(false))
             .set("dtype", "--dtype", self.dtype)
             .set("insecure", "--insecure", self.insecure.then_some(true))
             .set("fake", "--fake", self.fake)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kr_contract::{NumericsFingerprint, WorkerInstanceId};
+use kr_engine::WarmUp;
 use kr_engine::model::ModelLimits;
 
 /// What this worker is.
@@ -14,7 +15,9 @@ pub(crate) struct Profile {
     pub(crate) limits: ModelLimits,
     /// Most input tokens of one step.
     pub(crate) max_step_tokens: u32,
-    /// From the process's start until the model was loaded.
+    /// How fast it was before its first request, where that was measured.
+    pub(crate) warm_up: Option<WarmUp>,
+    /// From the process's start until the model was loaded and warm.
     pub(crate) load_time: Duration,
 }
 

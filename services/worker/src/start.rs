@@ -33,6 +33,7 @@ pub(crate) fn start(options: Options, started: Instant) -> Result<(), Error> {
             service: "kr-worker",
             version: env!("CARGO_PKG_VERSION"),
             instance_id: instance.to_string(),
+            name: format!("kr-worker {}", config.value.name()),
         },
         buckets: metrics::BUCKETS,
     })

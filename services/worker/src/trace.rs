@@ -26,6 +26,7 @@ pub(crate) fn sequence(request: &SequenceRequest, attempt: u32, traceparent: &st
         kr.sequence.cached_tokens = field::Empty,
         kr.sequence.steps = field::Empty,
         kr.sequence.prefill_chunks = field::Empty,
+        kr.sequence.preemptions = field::Empty,
         kr.batch.size.mean = field::Empty,
         kr.batch.size.max = field::Empty,
     );
@@ -62,6 +63,7 @@ pub(crate) fn finished(sequence: &Span, finish: &Finish, generated_tokens: u64) 
     sequence.record("kr.sequence.cached_tokens", timings.cached_tokens);
     sequence.record("kr.sequence.steps", timings.steps);
     sequence.record("kr.sequence.prefill_chunks", timings.prefill_chunks);
+    sequence.record("kr.sequence.preemptions", timings.preemptions);
     sequence.record("kr.batch.size.mean", timings.mean_batch);
     sequence.record("kr.batch.size.max", timings.max_batch);
     if finish.reason == FinishReason::Error {

@@ -133,11 +133,11 @@ impl Telemetry {
             runtime,
         };
         delivery::count_drops(&telemetry.meter("kr.boot"), deliveries);
-        let subscriber = telemetry.subscriber(config)?;
+        let subscriber = telemetry.subscriber(config, &identity.name)?;
         Ok((telemetry, subscriber))
     }
 
-    fn subscriber(&self, config: &TelemetryConfig) -> Result<Dispatch, Error> {
+    fn subscriber(&self, config: &TelemetryConfig, name: &str) -> Result<Dispatch, Error> {
         let traces = match &self.tracers {
             Some(tracers) => {
                 let tracer = tracers.tracer_with_scope(scope("kr"));
@@ -156,7 +156,7 @@ impl Telemetry {
             }
             None => None,
         };
-        let console = console::layer(config.log_format, std::io::stderr).with_filter(filter::console(config)?);
+        let console = console::layer(config.log_format, name, std::io::stderr).with_filter(filter::console(config)?);
         Ok(Registry::default().with(traces).with(logs).with(console).into())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kr_boot::config::{Problem, Validate};
 
 use super::{
-    BatchConfig, Config, DrainConfig, GrpcConfig, LimitsConfig, ModelConfig, ModelWorkers, QueueConfig, WorkerConfig,
+    BatchConfig, Config, DrainConfig, GrpcConfig, LimitsConfig, ModelConfig, ModelWorkers, QueueConfig, WorkerSettings,
 };
 use crate::policy::PolicyKind;
 use crate::workers::Address;
@@ -105,7 +105,20 @@ impl Validate for ModelConfig {
 
 impl Validate for ModelWorkers {
     fn validate(&self) -> Vec<Problem> {
+        let settings = self.settings.validate().into_iter();
+        let settings = settings.map(|problem| problem.under("settings"));
+        settings.chain(self.origin_problems()).collect()
+    }
+}
+
+impl ModelWorkers {
+    fn origin_problems(&self) -> Vec<Problem> {
         match (self.spawn, &self.address) {
+            (None, Some(_)) if self.settings != WorkerSettings::default() => {
+                let message = "settings are for workers that this router starts";
+                let cure = "configure that worker where it runs, or set spawn instead of address";
+                vec![Problem::without_value("settings", message, cure)]
+            }
             (Some(1..=MAX_SPAWN), None) => Vec::new(),
             (Some(count), None) => {
                 let message = format!("expected 1 to {MAX_SPAWN}");
@@ -246,33 +259,6 @@ impl Validate for LimitsConfig {
     }
 }
 
-impl Validate for WorkerConfig {
-    fn validate(&self) -> Vec<Problem> {
-        let set = [
-            ("max_sequences", self.max_sequences),
-            ("max_context_tokens", self.max_context_tokens),
-            ("max_step_tokens", self.max_step_tokens),
-            ("threads", self.threads),
-        ];
-        let set: Vec<_> = set
-            .iter()
-            .filter_map(|(key, value)| Some((*key, (*value)? as usize)))
-            .collect();
-        let mut problems = at_least_one(&set);
-        problems.extend(more_than_nothing(&[
-            ("start_timeout", self.start_timeout),
-            ("stop_timeout", self.stop_timeout),
-        ]));
-        if let Some(binary) = &self.binary
-            && !binary.is_file()
-        {
-            let cure = "set it to the kr-worker executable, or leave it out";
-            problems.push(Problem::new("binary", shown(binary), "no such file", cure));
-        }
-        problems
-    }
-}
-
 impl Validate for DrainConfig {
     fn validate(&self) -> Vec<Problem> {
         let mut problems = more_than_nothing(&[("timeout", self.timeout)]);
@@ -281,13 +267,13 @@ impl Validate for DrainConfig {
     }
 }
 
-fn at_least_one(values: &[(&str, usize)]) -> Vec<Problem> {
+pub(super) fn at_least_one(values: &[(&str, usize)]) -> Vec<Problem> {
     let zero = values.iter().filter(|(_, value)| *value == 0);
     zero.map(|(key, value)| Problem::new(*key, value, "expected 1 or more", "set it to 1 or more"))
         .collect()
 }
 
-fn more_than_nothing(values: &[(&str, Duration)]) -> Vec<Problem> {
+pub(super) fn more_than_nothing(values: &[(&str, Duration)]) -> Vec<Problem> {
     let zero = values.iter().filter(|(_, value)| value.is_zero());
     zero.map(|(key, _)| Problem::new(*key, "\"0s\"", "expected more than nothing", "set it to a few seconds"))
         .chain(at_most_a_year(values))
@@ -305,6 +291,6 @@ fn at_most_a_year(values: &[(&str, Duration)]) -> Vec<Problem> {
     .collect()
 }
 
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }

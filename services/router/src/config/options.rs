@@ -94,7 +94,7 @@ impl Options {
                 aliases: vec!["default".to_owned()],
                 workers: vec![ModelWorkers {
                     spawn: Some(workers),
-                    address: None,
+                    ..ModelWorkers::default()
                 }],
                 ..ModelConfig::default()
             }]

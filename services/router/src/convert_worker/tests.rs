@@ -108,3 +108,34 @@ fn what_an_older_worker_might_ignore_is_required_of_it() {
     assert_eq!(replay.required_features, ["penalties"]);
     assert_eq!(replay.prompt_logprobs, None, "the client has them");
 }
+
+#[test]
+fn block_names_are_sixteen_bytes() {
+    let named = |name: &[u8]| {
+        frame(proto::StepFrame {
+            blocks_added: vec![name.to_vec()],
+            ..Default::default()
+        })
+    };
+    assert_eq!(named(&[7; 16]).unwrap().blocks_added, [BlockHash([7; 16])]);
+    assert!(named(&[7; 15]).is_err());
+}
+
+#[test]
+fn a_measured_speed_is_taken_and_nonsense_is_none() {
+    let told = |prefill_tokens_per_second| {
+        let mut hello = hello_of_worker();
+        hello.worker.as_mut().unwrap().warm_up = Some(proto::WarmUp {
+            prefill_tokens_per_second,
+            batch_decode_step: Some(to_wire(Duration::from_millis(20))),
+            ..Default::default()
+        });
+        profile(hello).unwrap().speed
+    };
+    let speed = told(100.0).unwrap();
+    assert_eq!(speed.prefill_token, Duration::from_millis(10));
+    assert_eq!(speed.batch_decode_step, Duration::from_millis(20));
+    for nonsense in [0.0, -1.0, f64::NAN] {
+        assert_eq!(told(nonsense), None, "{nonsense}");
+    }
+}

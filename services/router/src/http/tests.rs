@@ -15,6 +15,7 @@ fn telemetry() -> Arc<Telemetry> {
             service: "test",
             version: "0",
             instance_id: "1".to_owned(),
+            name: "test".to_owned(),
         },
         buckets: &crate::metrics::requests::BUCKETS,
     };

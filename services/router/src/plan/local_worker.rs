@@ -1,4 +1,4 @@
-//! What a worker that this router starts is told: its limits as flags, telemetry as variables.
+//! What a worker that this router starts is told, as configuration variables.
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -6,28 +6,20 @@ use std::sync::Arc;
 
 use kr_boot::telemetry::{LogFormat, TelemetryConfig};
 
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, ModelConfig, WorkerSettings};
 use crate::workers::{LocalWorker, SocketDir};
 
-/// Lays out a local worker of a model.
-pub(super) fn lay_out(config: &Config, model: &ModelConfig, place: (PathBuf, Arc<SocketDir>)) -> LocalWorker {
-    let worker = &config.worker;
-    let numbers = [
-        ("--max-sequences", worker.max_sequences.map(u64::from)),
-        ("--kv-budget-bytes", worker.kv_budget_bytes),
-        ("--max-context", worker.max_context_tokens.map(u64::from)),
-        ("--max-step-tokens", worker.max_step_tokens.map(u64::from)),
-        ("--threads", worker.threads.map(u64::from)),
-    ];
-    let set = numbers
-        .into_iter()
-        .filter_map(|(flag, value)| Some([flag.to_owned(), value?.to_string()]));
-    let mut options: Vec<String> = set.flatten().collect();
-    options.extend(model.fake.as_ref().map(|pace| format!("--fake={pace}")));
+/// Lays out a local worker of a model that is told `settings`.
+pub(super) fn lay_out(
+    config: &Config,
+    (model, settings): (&ModelConfig, &WorkerSettings),
+    place: (PathBuf, Arc<SocketDir>),
+) -> LocalWorker {
     let mut environment = telemetry(&config.telemetry, std::io::stderr().is_terminal());
+    environment.extend(settings.variables());
     // The library reads its number of threads before the worker's first line runs.
     environment.extend(
-        worker
+        settings
             .threads
             .map(|threads| ("OPENBLAS_NUM_THREADS".to_owned(), threads.to_string())),
     );
@@ -35,10 +27,10 @@ pub(super) fn lay_out(config: &Config, model: &ModelConfig, place: (PathBuf, Arc
     LocalWorker {
         program,
         model: model.folder(),
-        options,
+        options: model.fake.iter().map(|pace| format!("--fake={pace}")).collect(),
         environment,
         sockets,
-        stop_grace: worker.stop_timeout,
+        stop_grace: config.worker.stop_timeout,
     }
 }
 

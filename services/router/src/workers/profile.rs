@@ -34,4 +34,15 @@ pub(crate) struct WorkerProfile {
     pub(crate) process_id: u32,
     pub(crate) max_step_tokens: u32,
     pub(crate) end_token_ids: Vec<TokenId>,
+    /// How fast it was before its first request, where it measured that.
+    pub(crate) speed: Option<Speed>,
+}
+
+/// How fast a worker was when it warmed up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Speed {
+    /// Time of one prompt token in a long prompt.
+    pub(crate) prefill_token: Duration,
+    /// Time of a step that decodes as many sequences as may run at once.
+    pub(crate) batch_decode_step: Duration,
 }

@@ -103,7 +103,8 @@ impl Session {
             commands,
         };
         terms.notices.send(WorkerEvent::Ready(ready)).await;
-        let watchdog = Watchdog::new(terms.watchdog, self.profile.max_step_tokens, clock::now());
+        let pace = (self.profile.max_step_tokens, self.profile.speed);
+        let watchdog = Watchdog::new(terms.watchdog, pace, clock::now());
         let mut running = RunningSession {
             instance: self.profile.instance,
             outbound: self.outbound,

@@ -1,10 +1,11 @@
-//! Whether a worker delivers. Each frame announces how long the next step will take; silence far beyond that, with work in
-//! flight, means that the worker is stuck, however alive its process looks. Pure: time is an argument.
+//! Whether a worker delivers. Each frame announces how long the next step will take, and the worker's hello how fast it was when
+//! it warmed up; silence far beyond that, with work in flight, means that the worker is stuck, however alive its process looks.
+//! Pure: time is an argument.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::Frame;
+use super::{Frame, Speed};
 use kr_contract::SequenceId;
 
 /// How much silence is too much.
@@ -14,7 +15,7 @@ pub(crate) struct WatchdogLimits {
     pub(crate) floor: Duration,
     /// Times the announced duration of the next step.
     pub(crate) factor: u32,
-    /// For the first step of a session, when nothing is known yet,
+    /// For the first step of a session with a worker that measured nothing,
     pub(crate) first_step: Duration,
     /// and for each prompt token in it: as slow as the slowest worker one may use.
     pub(crate) first_token: Duration,
@@ -39,6 +40,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub(super) struct Watchdog {
     limits: WatchdogLimits,
     max_step_tokens: u32,
+    /// By the worker's hello.
+    speed: Option<Speed>,
     /// By sequence, the prompt tokens that no announcement covers yet: those of sequences the worker has not accepted. It may
     /// have read them in the meantime, and compute them in its next step.
     in_flight: HashMap<SequenceId, u32>,
@@ -50,10 +53,12 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    pub(super) fn new(limits: WatchdogLimits, max_step_tokens: u32, now: Instant) -> Self {
+    /// Begins to watch a worker whose steps take `max_step_tokens` at most and which said that it has this `speed`.
+    pub(super) fn new(limits: WatchdogLimits, (max_step_tokens, speed): (u32, Option<Speed>), now: Instant) -> Self {
         Self {
             limits,
             max_step_tokens,
+            speed,
             in_flight: HashMap::new(),
             since: now,
             announced: Duration::ZERO,
@@ -96,11 +101,16 @@ impl Watchdog {
         if self.in_flight.is_empty() {
             return None;
         }
-        let announced = match self.token_time {
-            None => self.limits.first_step,
-            Some(_) => self.announced.saturating_mul(self.limits.factor),
+        let times = |duration: Duration| duration.saturating_mul(self.limits.factor);
+        let (announced, token_time) = match (self.token_time, self.speed) {
+            (Some(measured), _) => (times(self.announced), measured),
+            // The machine may be busier now than when the worker warmed up.
+            (None, Some(speed)) => (
+                times(speed.batch_decode_step.max(self.announced)),
+                times(speed.prefill_token),
+            ),
+            (None, None) => (self.limits.first_step, self.limits.first_token),
         };
-        let token_time = self.token_time.unwrap_or(self.limits.first_token);
         let prefill = token_time.saturating_mul(self.unannounced_tokens().min(self.max_step_tokens));
         let patience = announced.max(self.limits.floor).saturating_add(prefill);
         self.since.checked_add(patience.min(LONGEST))
@@ -141,7 +151,7 @@ mod tests {
     }
 
     fn watchdog(now: Instant) -> Watchdog {
-        Watchdog::new(WatchdogLimits::default(), 512, now)
+        Watchdog::new(WatchdogLimits::default(), (512, None), now)
     }
 
     #[test]
@@ -191,6 +201,31 @@ mod tests {
         watchdog.admitted(SequenceId(2), 100_000, start);
         let prefill = Duration::from_millis(10) * 512;
         assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3) + prefill));
+    }
+
+    #[test]
+    fn a_measured_speed_replaces_the_guess_until_a_step_was_seen() {
+        let start = Instant::now();
+        let speed = Speed {
+            prefill_token: Duration::from_millis(2),
+            batch_decode_step: Duration::from_millis(400),
+        };
+        let mut watchdog = Watchdog::new(WatchdogLimits::default(), (512, Some(speed)), start);
+        watchdog.admitted(ID, 100, start);
+        let patience = Duration::from_secs(4) + Duration::from_millis(20) * 100;
+        assert_eq!(watchdog.deadline(), Some(start + patience));
+        let accepted = Frame {
+            step: None,
+            ..frame(900, false)
+        };
+        watchdog.frame(&accepted, start);
+        assert_eq!(
+            watchdog.deadline(),
+            Some(start + Duration::from_secs(9)),
+            "the first step was announced"
+        );
+        watchdog.frame(&frame(20, false), start);
+        assert_eq!(watchdog.deadline(), Some(start + Duration::from_secs(3)));
     }
 
     #[test]

@@ -27,6 +27,8 @@ struct Sequence {
     phase: Span,
     /// Emitted ones included.
     prompt_tokens: u64,
+    /// Whether the engine looks for its prompt in the prefix cache.
+    looked_up: bool,
     read: bool,
     generated_tokens: u64,
 }
@@ -53,6 +55,7 @@ impl Sequences {
             phase: trace::waiting(&span),
             span,
             prompt_tokens,
+            looked_up: !request.bypass_prefix_cache && request.prompt_logprobs.is_none(),
             read: false,
             generated_tokens: 0,
         };
@@ -90,6 +93,9 @@ impl Sequences {
         };
         if let Some(mut sequence) = self.live.remove(&update.id) {
             self.unread_tokens -= sequence.tokens_read_now();
+            if sequence.looked_up {
+                metrics.looked_up(sequence.prompt_tokens);
+            }
             metrics.finished(finish, sequence.generated_tokens);
             trace::finished(&sequence.span, finish, sequence.generated_tokens);
         }

@@ -18,6 +18,8 @@ pub struct Identity {
     pub version: &'static str,
     /// This process among those of the service, different after a restart.
     pub instance_id: String,
+    /// This process's name in its log lines.
+    pub name: String,
 }
 
 /// Returns the resource: `identity`, under `OTEL_RESOURCE_ATTRIBUTES`, under `OTEL_SERVICE_NAME`.

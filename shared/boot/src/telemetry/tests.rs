@@ -18,6 +18,7 @@ fn identity() -> Identity {
         service: "kr-test",
         version: "1.2.3",
         instance_id: "instance-1".to_owned(),
+        name: "kr-test".to_owned(),
     }
 }
 
@@ -259,7 +260,7 @@ impl Write for Buffer {
 fn logged(format: LogFormat) -> String {
     let buffer = Buffer::default();
     let writer = buffer.clone();
-    let subscriber = Registry::default().with(console::layer(format, move || writer.clone()));
+    let subscriber = Registry::default().with(console::layer(format, "kr-test \"a\"", move || writer.clone()));
     tracing::subscriber::with_default(subscriber, || {
         let _request = tracing::info_span!("generate", request_id = "r1").entered();
         tracing::warn!(worker = 3, "worker lost");
@@ -279,8 +280,12 @@ fn log_lines_are_json_objects_or_text_as_configured() {
         (Some("worker lost"), Some(3), Some("WARN"))
     );
     assert_eq!(line["span"]["request_id"], "r1");
+    assert_eq!(line["process"], "kr-test \"a\"");
     let text = logged(LogFormat::Human);
-    assert!(text.contains("worker lost") && !text.starts_with('{'), "{text}");
+    assert!(
+        text.contains("worker lost") && text.starts_with("kr-test \"a\" "),
+        "{text}"
+    );
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ fn start<'a>(config: &'a TelemetryConfig, environment: &'a Environment) -> Start
         service: "kr-test",
         version: "1.2.3",
         instance_id: "i1".to_owned(),
+        name: "kr-test".to_owned(),
     };
     Start {
         config,
