@@ -2,9 +2,13 @@
 //! write its table, in a file of its own, and a row in [`ARCHITECTURES`].
 
 mod decoder;
+mod gemma3;
 mod llama;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3moe;
+mod rope;
 
 use std::collections::HashMap;
 
@@ -34,6 +38,8 @@ pub(crate) struct Weight<'a> {
     /// Hugging Face name, with `.weight` at the end.
     pub(crate) name: String,
     pub(crate) rows: RowOrder,
+    /// What the file's values have too much.
+    pub(crate) excess: f32,
 }
 
 /// How the rows lie in the file.
@@ -74,6 +80,24 @@ struct Architecture {
     settings: &'static [(&'static str, Setting)],
     /// Tensors of each layer.
     layer: &'static [Row],
+    norms: Norms,
+    rotation: Rotation,
+}
+
+/// How norms are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Norms {
+    AsTrained,
+    /// With the one added that the model adds to them.
+    PlusOne,
+}
+
+/// How much of a head its position turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rotation {
+    Whole,
+    /// As many elements as `rope.dimension_count` says, at most all.
+    Part,
 }
 
 /// A fixed value of `config.json`.
@@ -83,17 +107,12 @@ enum Setting {
     Flag(bool),
     Number(f64),
     Null,
-}
-
-impl From<Setting> for Json {
-    fn from(setting: Setting) -> Self {
-        match setting {
-            Setting::Text(text) => text.into(),
-            Setting::Flag(flag) => flag.into(),
-            Setting::Number(number) => number.into(),
-            Setting::Null => Self::Null,
-        }
-    }
+    /// The part of each head that its position turns.
+    RotatedPart,
+    /// What queries are divided by the root of: the size of a head, or in models of `wide_layers` layers the width for each head.
+    QueryScale {
+        wide_layers: usize,
+    },
 }
 
 /// A tensor of a layer: its names without the layer's prefix and with their ending, and its shape, rows first.
@@ -114,7 +133,14 @@ enum Size {
     Queries,
     /// Key and value heads times their size.
     Keys,
+    /// Queries, keys and values side by side.
+    QueriesKeysValues,
     Head,
+    /// Gate and up side by side.
+    GateUp,
+    Experts,
+    /// Of one expert.
+    ExpertIntermediate,
 }
 
 /// Whether the writer interleaved the rotary halves of each head's rows.
@@ -142,7 +168,14 @@ const fn interleaved(source: &'static str, name: &'static str, shape: &'static [
     }
 }
 
-const ARCHITECTURES: [&Architecture; 3] = [&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3];
+const ARCHITECTURES: [&Architecture; 6] = [
+    &llama::LLAMA,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &gemma3::GEMMA3,
+    &phi3::PHI3,
+    &qwen3moe::QWEN3MOE,
+];
 
 /// Finds the model in a file.
 ///
@@ -185,6 +218,9 @@ enum FieldKind {
     Size,
     /// The same, or another field's value.
     SizeOr(&'static str),
+    SizeOrNumber(u32),
+    /// A whole number above 0; null where it is 0 or absent.
+    SizeOrNull,
     /// A number above 0.
     Float,
     FloatOr(f64),
@@ -205,10 +241,13 @@ fn read_fields<'a>(
                 Some(value) => Json::from(value),
                 None => config.get(*other).cloned().unwrap_or_default(),
             },
+            FieldKind::SizeOrNumber(default) => Json::from(gguf.size(&key)?.unwrap_or(*default)),
+            FieldKind::SizeOrNull => gguf.size(&key)?.filter(|size| *size > 0).into(),
             FieldKind::Float => Json::from(gguf.required_float(&key)?),
             FieldKind::FloatOr(default) => Json::from(gguf.float(&key)?.unwrap_or(*default)),
         };
-        if value.as_f64().is_none_or(|value| value <= 0.0) {
+        let required = !matches!(kind, FieldKind::SizeOrNull);
+        if required && value.as_f64().is_none_or(|value| value <= 0.0) {
             return Err(gguf.inconsistent(Place::Key(key), value.to_string(), "a number above 0"));
         }
         config.insert((*field).to_owned(), value);

@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::rope;
 use super::{
-    Architecture, Field, FieldKind, Heads, Model, RowOrder, Size, Tensors, Weight, field, read_fields,
-    refuse_unknown_keys,
+    Architecture, Field, FieldKind, Heads, Model, Norms, Rotation, RowOrder, Setting, Size, Tensors, Weight, field,
+    read_fields, refuse_unknown_keys,
 };
 use crate::error::{Error, Place};
 use crate::gguf::Gguf;
@@ -34,14 +35,18 @@ const CHECKED: [&str; 4] = [
 ];
 
 #[derive(Debug, Clone, Copy)]
-struct Sizes {
+pub(super) struct Sizes {
     hidden: usize,
     intermediate: usize,
     layers: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Elements of a head that its position turns.
+    pub(super) rotated: usize,
     vocab: usize,
+    experts: usize,
+    expert_intermediate: usize,
 }
 
 impl Sizes {
@@ -51,14 +56,19 @@ impl Sizes {
             Size::Intermediate => self.intermediate,
             Size::Queries => self.heads * self.head_dim,
             Size::Keys => self.kv_heads * self.head_dim,
+            Size::QueriesKeysValues => (self.heads + 2 * self.kv_heads) * self.head_dim,
             Size::Head => self.head_dim,
+            Size::GateUp => 2 * self.intermediate,
+            Size::Experts => self.experts,
+            Size::ExpertIntermediate => self.expert_intermediate,
         }
     }
 }
 
 pub(super) fn read<'a>(gguf: &'a Gguf, architecture: &Architecture) -> Result<Model<'a>, Error> {
     let all_fields = || FIELDS.iter().chain(architecture.fields);
-    let known: Vec<_> = all_fields().map(|field| field.key).chain(CHECKED).collect();
+    let known = all_fields().map(|field| field.key).chain(CHECKED).chain(rope::KEYS);
+    let known: Vec<_> = known.collect();
     refuse_unknown_keys(gguf, architecture.name, &known)?;
     let fields = read_fields(gguf, architecture.name, all_fields())?;
     let reader = Reader {
@@ -70,11 +80,12 @@ pub(super) fn read<'a>(gguf: &'a Gguf, architecture: &Architecture) -> Result<Mo
     let mut tensors = Tensors::of(gguf);
     let tied = !tensors.contains("output.weight");
     let weights = weights(&mut tensors, architecture, sizes, tied)?;
+    let scaling = rope::scaling(&mut tensors, architecture, &fields, sizes)?;
     tensors.finish()?;
     Ok(Model {
         context_length: gguf.required_size(&reader.key("context_length"))?,
         vocab_size: sizes.vocab,
-        config: config(architecture, &fields, sizes, tied),
+        config: config(architecture, fields, sizes, tied, scaling),
         weights,
     })
 }
@@ -103,14 +114,18 @@ impl Reader<'_> {
             return Err(self.gguf.inconsistent(key, kv_heads.to_string(), expected));
         }
         let hidden = self.field("hidden_size");
+        let head_dim = self.head_dim(hidden, heads)?;
         Ok(Sizes {
             hidden,
             intermediate: self.field("intermediate_size"),
             layers: self.field("num_hidden_layers"),
             heads,
             kv_heads,
-            head_dim: self.head_dim(hidden, heads)?,
+            head_dim,
+            rotated: self.rotated(head_dim)?,
             vocab: self.vocab_size()?,
+            experts: self.field("num_experts"),
+            expert_intermediate: self.field("moe_intermediate_size"),
         })
     }
 
@@ -124,7 +139,7 @@ impl Reader<'_> {
                 return Err(self.gguf.inconsistent(key, heads.to_string(), expected));
             }
         };
-        for name in ["attention.key_length", "attention.value_length", "rope.dimension_count"] {
+        for name in ["attention.key_length", "attention.value_length"] {
             let key = self.key(name);
             let length = self.gguf.size(&key)?.map_or(head_dim, |length| length as usize);
             if length != head_dim || length == 0 || length % 2 == 1 {
@@ -133,6 +148,23 @@ impl Reader<'_> {
             }
         }
         Ok(head_dim)
+    }
+
+    fn rotated(&self, head_dim: usize) -> Result<usize, Error> {
+        let key = self.key("rope.dimension_count");
+        let count = self.gguf.size(&key)?.map_or(head_dim, |count| count as usize);
+        let fits = match self.architecture.rotation {
+            Rotation::Whole => count == head_dim,
+            Rotation::Part => count <= head_dim && count > 0 && count.is_multiple_of(2),
+        };
+        if !fits {
+            let expected = match self.architecture.rotation {
+                Rotation::Whole => format!("{head_dim}, the size of a head, an even number"),
+                Rotation::Part => format!("an even number of up to {head_dim}, the size of a head"),
+            };
+            return Err(self.gguf.inconsistent(Place::Key(key), count.to_string(), expected));
+        }
+        Ok(count)
     }
 
     /// The embedding's rows; the metadata may leave the size out, but must not contradict it.
@@ -163,7 +195,13 @@ fn weights<'a>(
     let mut weights = Vec::new();
     let mut take = |source: &str, name: &str, shape: &[usize], rows: RowOrder| -> Result<(), Error> {
         let (tensor, name) = (tensors.take(source, shape)?, name.to_owned());
-        weights.push(Weight { tensor, name, rows });
+        let shifted = architecture.norms == Norms::PlusOne && name.ends_with("norm.weight");
+        weights.push(Weight {
+            tensor,
+            name,
+            rows,
+            excess: f32::from(u8::from(shifted)),
+        });
         Ok(())
     };
     let plain = RowOrder::AsWritten;
@@ -194,20 +232,46 @@ fn weights<'a>(
     Ok(weights)
 }
 
-fn config(architecture: &Architecture, fields: &Map<String, Json>, sizes: Sizes, tied: bool) -> Map<String, Json> {
+fn config(
+    architecture: &Architecture,
+    fields: Map<String, Json>,
+    sizes: Sizes,
+    tied: bool,
+    scaling: Option<Json>,
+) -> Map<String, Json> {
     let mut config = Map::new();
     config.insert("architectures".into(), json!([architecture.class]));
     config.insert("model_type".into(), json!(architecture.model_type));
-    config.extend(fields.clone());
-    let sized = [
+    config.extend(fields);
+    let mut settings = vec![
         ("head_dim", json!(sizes.head_dim)),
         ("vocab_size", json!(sizes.vocab)),
         ("tie_word_embeddings", json!(tied)),
     ];
     let fixed = architecture.settings.iter();
-    let all = sized
-        .into_iter()
-        .chain(fixed.map(|(name, setting)| (*name, Json::from(*setting))));
-    config.extend(all.map(|(name, value)| (name.to_owned(), value)));
+    settings.extend(fixed.map(|(name, setting)| (*name, setting.value(sizes))));
+    settings.extend(scaling.map(|scaling| ("rope_scaling", scaling)));
+    config.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
     config
+}
+
+impl Setting {
+    fn value(self, sizes: Sizes) -> Json {
+        match self {
+            Self::Text(text) => text.into(),
+            Self::Flag(flag) => flag.into(),
+            Self::Number(number) => number.into(),
+            Self::Null => Json::Null,
+            Self::RotatedPart => json!(share(sizes.rotated, sizes.head_dim)),
+            Self::QueryScale { wide_layers } => match sizes.layers == wide_layers {
+                true => json!(share(sizes.hidden, sizes.heads)),
+                false => json!(sizes.head_dim),
+            },
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "widths are far below 2^53")]
+fn share(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64
 }

@@ -1,7 +1,7 @@
 //! Llama and the models that share its architecture name in GGUF: grouped-query attention, rotary positions in two
 //! halves, SwiGLU, RMS norms. GGUF's writers interleave the rotary halves of the query and key rows; they are put back.
 
-use super::{Architecture, Setting, Size, interleaved, row};
+use super::{Architecture, Norms, Rotation, Setting, Size, interleaved, row};
 
 pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",
@@ -47,4 +47,6 @@ pub(super) const LLAMA: Architecture = Architecture {
             &[Size::Hidden, Size::Intermediate],
         ),
     ],
+    norms: Norms::AsTrained,
+    rotation: Rotation::Whole,
 };

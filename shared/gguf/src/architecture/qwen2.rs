@@ -1,6 +1,6 @@
 //! Qwen2 and Qwen2.5: as Llama, with biases on query, key and value, and rows as they were trained.
 
-use super::{Architecture, Setting, Size, row};
+use super::{Architecture, Norms, Rotation, Setting, Size, row};
 
 pub(super) const QWEN2: Architecture = Architecture {
     name: "qwen2",
@@ -48,4 +48,6 @@ pub(super) const QWEN2: Architecture = Architecture {
             &[Size::Hidden, Size::Intermediate],
         ),
     ],
+    norms: Norms::AsTrained,
+    rotation: Rotation::Whole,
 };

@@ -1,6 +1,6 @@
 //! Qwen3, the dense ones: as Llama, with a norm over each query and key head, and rows as they were trained.
 
-use super::{Architecture, Setting, Size, row};
+use super::{Architecture, Norms, Rotation, Setting, Size, row};
 
 pub(super) const QWEN3: Architecture = Architecture {
     name: "qwen3",
@@ -48,4 +48,6 @@ pub(super) const QWEN3: Architecture = Architecture {
             &[Size::Hidden, Size::Intermediate],
         ),
     ],
+    norms: Norms::AsTrained,
+    rotation: Rotation::Whole,
 };

@@ -96,6 +96,7 @@ impl Plan {
 fn storage(weight: &Weight<'_>, target: Target) -> Storage {
     let is_matrix = weight.tensor.rows() > 1;
     match (target, weight.tensor.tensor_type().codec) {
+        _ if weight.excess != 0.0 => Storage::Dense(Dense::Float32),
         (Target::Quantized, Some(Codec::Affine(affine))) if is_matrix => Storage::Affine(affine),
         (Target::Quantized, Some(Codec::Requantized(requantized))) if is_matrix => Storage::Affine(requantized.affine),
         (Target::Quantized, Some(Codec::Dense(dense))) => Storage::Dense(dense),

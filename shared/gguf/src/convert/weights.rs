@@ -42,7 +42,7 @@ fn write_array(gguf: &Gguf, weight: &Weight<'_>, array: &Array, out: &mut impl W
     let tensor = weight.tensor;
     let data = gguf.data(tensor);
     let source_bytes = data.len() / tensor.rows();
-    let mut encoder = RowEncoder::of(tensor.tensor_type(), array.content, tensor.columns());
+    let mut encoder = RowEncoder::of(weight, array.content);
     let mut row_bytes = Vec::with_capacity(array.row_bytes);
     for row in 0..tensor.rows() {
         let source_row = weight.rows.source(row);
@@ -66,18 +66,21 @@ struct RowEncoder {
     tensor_type: &'static TensorType,
     content: Content,
     values: Vec<f32>,
+    excess: f32,
 }
 
 impl RowEncoder {
-    fn of(tensor_type: &'static TensorType, content: Content, columns: usize) -> Self {
+    fn of(weight: &Weight<'_>, content: Content) -> Self {
+        let columns = weight.tensor.columns();
         let values = match content {
             Content::Values | Content::Copied(_) => vec![0.0; columns],
             _ => Vec::new(),
         };
         Self {
-            tensor_type,
+            tensor_type: weight.tensor.tensor_type(),
             content,
             values,
+            excess: weight.excess,
         }
     }
 
@@ -89,6 +92,7 @@ impl RowEncoder {
                     return false;
                 };
                 self.tensor_type.dequantize(codec, source, &mut self.values);
+                self.values.iter_mut().for_each(|value| *value -= self.excess);
                 append_finite(&self.values, encoded)
             }
             Content::Copied(dense) => {

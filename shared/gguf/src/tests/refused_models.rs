@@ -61,8 +61,16 @@ fn tensor_types_without_a_codec_are_named() {
 #[test]
 fn settings_that_would_change_the_computation() {
     refused(
+        tiny().with("llama.rope.scaling.type", "longrope"),
+        &[r#""llama.rope.scaling.type" has "longrope""#, "none, linear, yarn"],
+    );
+    refused(
         tiny().with("llama.rope.scaling.type", "yarn"),
-        &[r#""llama.rope.scaling.type" has "yarn""#],
+        &[r#""llama.rope.scaling.original_context_length" is missing"#],
+    );
+    refused(
+        tiny().with("llama.rope.scaling.attn_factor", Meta::F32(1.2)),
+        &[r#""llama.rope.scaling.attn_factor" has 1.2"#],
     );
     refused(
         tiny().with("llama.expert_count", Meta::U32(8)),
@@ -71,7 +79,7 @@ fn settings_that_would_change_the_computation() {
     refused(tiny().with("llama.logit_scale", Meta::F32(0.5)), &["llama.logit_scale"]);
     let mut file = tiny();
     file.add_tensor("rope_freqs.weight", vec![4], F32);
-    refused(file, &[r#"tensor "rope_freqs.weight""#, "models without this tensor"]);
+    refused(file, &[r#"tensor "rope_freqs.weight""#, "not those of Llama 3"]);
 }
 
 #[test]
