@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::policy::{Candidate, Policy, WorkerIndex};
+use crate::policy::{Candidate, Choice, Policy};
 use crate::queue::{Entry, Queue};
 
 /// Takes from `queue` what can run now. `candidates` are the ready workers in the order of their index; each gets at most
@@ -13,7 +13,7 @@ pub(crate) fn take(
     mut candidates: Vec<Candidate>,
     policy: &mut dyn Policy,
     now: Instant,
-) -> Vec<(Entry, WorkerIndex)> {
+) -> Vec<(Entry, Choice)> {
     let mut batch = Vec::new();
     loop {
         candidates.retain(|candidate| candidate.room > 0);
@@ -21,17 +21,21 @@ pub(crate) fn take(
             break;
         }
         let Some(head) = queue.head(now) else { break };
-        let Some(worker) = policy.choose(head, &candidates) else {
+        let Some(choice) = policy.choose(head, &candidates) else {
             break;
         };
-        let Some(chosen) = candidates.iter_mut().find(|candidate| candidate.worker == worker) else {
+        let Some(chosen) = candidates
+            .iter_mut()
+            .find(|candidate| candidate.worker == choice.worker)
+        else {
             break;
         };
+        policy.sent(head, choice.worker);
         chosen.room -= 1;
         chosen.in_flight += 1;
         chosen.pending_prefill_tokens = chosen.pending_prefill_tokens.saturating_add(head.prompt_tokens as u64);
         let key = head.key;
-        batch.extend(queue.send(key).map(|entry| (entry, worker)));
+        batch.extend(queue.send(key).map(|entry| (entry, choice)));
     }
     batch
 }
@@ -64,10 +68,10 @@ mod tests {
         let batch = take(
             &mut queue,
             candidates,
-            &mut *PolicyKind::LeastLoad.build(),
+            &mut *PolicyKind::LeastLoad.build(1),
             Instant::now(),
         );
-        let workers: Vec<_> = batch.iter().map(|(_, worker)| worker.0).collect();
+        let workers: Vec<_> = batch.iter().map(|(_, choice)| choice.worker.0).collect();
         assert_eq!(workers, [0, 1, 0, 1]);
         assert_eq!(queue.len(), 1);
     }
@@ -79,7 +83,7 @@ mod tests {
             take(
                 &mut queue,
                 Vec::new(),
-                &mut *PolicyKind::RoundRobin.build(),
+                &mut *PolicyKind::RoundRobin.build(1),
                 Instant::now()
             )
             .is_empty()
@@ -100,10 +104,10 @@ mod tests {
                 .enumerate()
                 .map(|(index, room)| Candidate { room: *room, ..candidate(index, 0, 0) })
                 .collect();
-            let mut policy = PolicyKind::ALL[policy].0.build();
+            let mut policy = PolicyKind::ALL[policy].0.build(1);
             let batch = take(&mut queue, candidates, &mut *policy, Instant::now());
             for (index, room) in rooms.iter().enumerate() {
-                let got = batch.iter().filter(|(_, worker)| worker.0 == index).count();
+                let got = batch.iter().filter(|(_, choice)| choice.worker.0 == index).count();
                 prop_assert!(got <= *room as usize);
             }
             let total: u64 = rooms.iter().copied().map(u64::from).sum();

@@ -35,8 +35,8 @@ pub(crate) struct Config {
     pub(crate) http: HttpConfig,
     pub(crate) queue: QueueConfig,
     pub(crate) batch: BatchConfig,
-    /// Which worker takes a request: `least_load` or `round_robin`.
-    pub(crate) policy: String,
+    /// Which worker takes a request: `affinity`, `least_load`, `power_of_two` or `round_robin`.
+    pub(crate) placement: String,
     pub(crate) limits: LimitsConfig,
     pub(crate) worker: WorkerConfig,
     pub(crate) drain: DrainConfig,
@@ -191,7 +191,7 @@ impl Default for Config {
             http: HttpConfig::default(),
             queue: QueueConfig::default(),
             batch: BatchConfig::default(),
-            policy: PolicyKind::default().to_string(),
+            placement: PolicyKind::default().to_string(),
             limits: LimitsConfig::default(),
             worker: WorkerConfig::default(),
             drain: DrainConfig::default(),

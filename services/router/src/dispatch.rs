@@ -42,6 +42,8 @@ pub(crate) struct ModelSetup {
     pub(crate) identity: ExpectedIdentity,
     pub(crate) queue: QueueLimits,
     pub(crate) policy: PolicyKind,
+    /// What a policy draws from.
+    pub(crate) seed: u64,
     /// Sequences one worker gets at once, where it can hold as many.
     pub(crate) batch: Bounds,
     /// How long a sequence may be held back until others come to start with it.

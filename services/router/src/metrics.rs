@@ -11,6 +11,7 @@ use kr_boot::buckets;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::{KeyValue, StringValue};
 
+use crate::policy::Choice;
 use crate::sequence::{CancelReason, Finished};
 pub(crate) use workers::WorkerMetrics;
 use workers::Workers;
@@ -46,6 +47,8 @@ impl Metrics {
 struct Scheduling {
     waiting: Gauge<u64>,
     waiting_tenants: Gauge<u64>,
+    placements: Counter<u64>,
+    expected_cached: Counter<u64>,
     forecasts: Counter<u64>,
     departures: Counter<u64>,
     rejections: Counter<u64>,
@@ -69,6 +72,16 @@ impl Scheduling {
                 .u64_gauge("kr.queue.tenants")
                 .with_description("Tenants with sequences in the router's queue, which take turns.")
                 .with_unit("{tenant}")
+                .build(),
+            placements: meter
+                .u64_counter("kr.placement.decisions")
+                .with_description("Sequences sent, by whether a worker had the prompt's beginning cached and got it (hit), did not for its load (yielded), or nobody had (none).")
+                .with_unit("{request}")
+                .build(),
+            expected_cached: meter
+                .u64_counter("kr.placement.cached_tokens")
+                .with_description("Prompt tokens that were expected in the prefix cache of the worker chosen.")
+                .with_unit("{token}")
                 .build(),
             forecasts: meter
                 .u64_counter("kr.queue.forecasts")
@@ -254,6 +267,20 @@ impl ModelMetrics {
             .scheduling
             .departures
             .add(1, &[self.model.clone(), outcome]);
+    }
+
+    pub(crate) fn placed(&self, choice: Choice) {
+        let outcome = match (choice.cached_tokens, choice.most_cached_tokens) {
+            (_, 0) => "none",
+            (here, most) if here == most => "hit",
+            _ => "yielded",
+        };
+        let scheduling = &self.metrics.scheduling;
+        scheduling
+            .placements
+            .add(1, &[self.model.clone(), KeyValue::new(OUTCOME, outcome)]);
+        let labels = std::slice::from_ref(&self.model);
+        scheduling.expected_cached.add(choice.cached_tokens.into(), labels);
     }
 
     pub(crate) fn forecast(&self, forecast: Forecast) {

@@ -128,13 +128,11 @@ impl Plan {
                 turn_tokens: config.queue.turn_tokens.into(),
                 refuse_late: config.queue.refuse_late,
             },
-            policy: config.policy.parse().unwrap_or_default(),
+            policy: config.placement.parse().unwrap_or_default(),
+            seed: getrandom::u64().unwrap_or_default(),
             batch: Bounds {
                 least: config.batch.min_sequences,
-                most: config
-                    .batch
-                    .max_sequences
-                    .min(config.worker.max_sequences.unwrap_or(u32::MAX)),
+                most: config.batch.max_sequences,
                 token_time: Some(config.batch.token_time).filter(|time| !time.is_zero()),
             },
             hold: config.batch.hold,

@@ -4,16 +4,20 @@
 use std::fmt;
 use std::str::FromStr;
 
+use kr_contract::BlockHash;
+
 use crate::queue::Entry;
 
+mod affinity;
 mod least_load;
+mod power_of_two;
 mod round_robin;
 
 /// A worker among those of its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct WorkerIndex(pub(crate) usize);
 
-/// A ready worker as a policy sees it. Counts are the router's own, so they hold between the worker's frames too.
+/// A ready worker as a policy sees it: its last report, and what was sent since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) worker: WorkerIndex,
@@ -23,36 +27,89 @@ pub(crate) struct Candidate {
     pub(crate) in_flight: u32,
     /// Prompt tokens it has still to compute.
     pub(crate) pending_prefill_tokens: u64,
+    /// Of its KV budget: in use, or promised to sequences.
+    pub(crate) kv_used_bytes: u64,
+    /// 0 where it is not known.
+    pub(crate) kv_budget_bytes: u64,
+}
+
+/// Where a sequence goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) worker: WorkerIndex,
+    /// Prompt tokens expected in its prefix cache.
+    pub(crate) cached_tokens: u32,
+    /// Those in the cache of the candidate that has the most.
+    pub(crate) most_cached_tokens: u32,
+}
+
+impl Choice {
+    fn of(candidate: &Candidate) -> Self {
+        Self {
+            worker: candidate.worker,
+            cached_tokens: 0,
+            most_cached_tokens: 0,
+        }
+    }
 }
 
 /// Chooses among workers with room.
 pub(crate) trait Policy: fmt::Debug + Send {
     /// Returns one of `candidates`, which are in the order of their index and never empty. `None` keeps the sequence
     /// waiting.
-    fn choose(&mut self, entry: &Entry, candidates: &[Candidate]) -> Option<WorkerIndex>;
+    fn choose(&mut self, entry: &Entry, candidates: &[Candidate]) -> Option<Choice>;
+
+    /// Returns whether it looks at the names of a prompt's blocks, which cost hashing.
+    fn wants_blocks(&self) -> bool {
+        false
+    }
+
+    /// Takes note that a sequence was sent.
+    fn sent(&mut self, _entry: &Entry, _worker: WorkerIndex) {}
+
+    /// Takes note of what a worker's prefix cache gained and lost.
+    fn blocks(&mut self, _worker: WorkerIndex, _added: &[BlockHash], _evicted: &[BlockHash]) {}
+
+    /// Takes note that a worker lost everything.
+    fn lost(&mut self, _worker: WorkerIndex) {}
 }
 
 /// The policies there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum PolicyKind {
-    /// The worker with the fewest sequences; of these the one with the least prefill ahead.
+    /// The worker that has the prompt's beginning cached, unless it has too much to do.
     #[default]
+    Affinity,
+    /// The worker with the least to do.
     LeastLoad,
+    /// Of two at random the one with less to do.
+    PowerOfTwo,
     /// One after the other.
     RoundRobin,
 }
 
 impl PolicyKind {
     /// All of them with their names in the configuration.
-    pub(crate) const ALL: [(Self, &'static str); 2] =
-        [(Self::LeastLoad, "least_load"), (Self::RoundRobin, "round_robin")];
+    pub(crate) const ALL: [(Self, &'static str); 4] = [
+        (Self::Affinity, "affinity"),
+        (Self::LeastLoad, "least_load"),
+        (Self::PowerOfTwo, "power_of_two"),
+        (Self::RoundRobin, "round_robin"),
+    ];
 
-    /// Makes a fresh one.
-    pub(crate) fn build(self) -> Box<dyn Policy> {
+    /// Makes a fresh one; `seed` decides what it draws.
+    pub(crate) fn build(self, seed: u64) -> Box<dyn Policy> {
         match self {
+            Self::Affinity => Box::new(affinity::Affinity::default()),
             Self::LeastLoad => Box::new(least_load::LeastLoad),
+            Self::PowerOfTwo => Box::new(power_of_two::PowerOfTwo::new(seed)),
             Self::RoundRobin => Box::new(round_robin::RoundRobin::default()),
         }
+    }
+
+    /// Returns all names, for messages.
+    pub(crate) fn names() -> String {
+        Self::ALL.map(|(_, name)| name).join(", ")
     }
 }
 
@@ -68,7 +125,7 @@ impl fmt::Display for PolicyKind {
 
 /// There is no such policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no policy `{0}`; use least_load or round_robin")]
+#[error("there is no policy `{0}`; use one of {names}", names = PolicyKind::names())]
 pub(crate) struct UnknownPolicy(String);
 
 impl FromStr for PolicyKind {
@@ -97,6 +154,8 @@ pub(crate) mod tests {
             deadline: None,
             prompt_tokens: 1,
             max_tokens: 1,
+            blocks: Arc::from([]),
+            block_tokens: 16,
         }
     }
 
@@ -106,6 +165,8 @@ pub(crate) mod tests {
             room: 1,
             in_flight,
             pending_prefill_tokens,
+            kv_used_bytes: 0,
+            kv_budget_bytes: 0,
         }
     }
 
@@ -121,11 +182,14 @@ pub(crate) mod tests {
     #[test]
     fn every_policy_chooses_a_candidate() {
         for (kind, name) in PolicyKind::ALL {
-            let mut policy = kind.build();
+            let mut policy = kind.build(1);
             let candidates = [candidate(2, 1, 0), candidate(5, 0, 9)];
             for _ in 0..4 {
                 let chosen = policy.choose(&entry(), &candidates).unwrap();
-                assert!(candidates.iter().any(|candidate| candidate.worker == chosen), "{name}");
+                assert!(
+                    candidates.iter().any(|candidate| candidate.worker == chosen.worker),
+                    "{name}"
+                );
             }
         }
     }

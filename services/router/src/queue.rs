@@ -10,7 +10,10 @@ mod ahead;
 mod class;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use kr_contract::BlockHash;
 
 use crate::sequence::{Priority, SequenceKey, Tenant};
 use class::Class;
@@ -59,6 +62,10 @@ pub(crate) struct Entry {
     pub(crate) prompt_tokens: usize,
     /// Most tokens that it will generate.
     pub(crate) max_tokens: u32,
+    /// Names of the prompt's full blocks that a prefix cache may have; empty where nobody asks.
+    pub(crate) blocks: Arc<[BlockHash]>,
+    /// Tokens of each.
+    pub(crate) block_tokens: u32,
 }
 
 impl Entry {

@@ -26,12 +26,11 @@ impl Validate for Config {
         }
         problems.extend(names(&self.models));
         problems.extend(addresses(self));
-        if self.policy.parse::<PolicyKind>().is_err() {
-            let names: Vec<&str> = PolicyKind::ALL.iter().map(|(_, name)| *name).collect();
-            let cure = format!("set it to {}", names.join(" or "));
+        if self.placement.parse::<PolicyKind>().is_err() {
+            let cure = format!("set it to one of {}", PolicyKind::names());
             problems.push(Problem::new(
-                "policy",
-                format!("{:?}", self.policy),
+                "placement",
+                format!("{:?}", self.placement),
                 "unknown policy",
                 cure,
             ));

@@ -84,6 +84,8 @@ struct Simulation {
     now: Instant,
     arrivals: Arc<[Arrival]>,
     seen: Vec<Seen>,
+    /// Those whose stream has not ended.
+    open: Vec<usize>,
     workers: Vec<Worker>,
 }
 
@@ -102,6 +104,7 @@ impl Simulation {
             now: begin,
             arrivals: arrivals.clone(),
             seen: Vec::new(),
+            open: Vec::new(),
             workers: Vec::new(),
         };
         for (index, pace) in paces.into_iter().enumerate() {
@@ -170,6 +173,7 @@ impl Simulation {
             Err(Failed::CannotStart { .. }) => (Fate::Shed, None),
             Err(_) => (Fate::Refused, None),
         };
+        self.open.extend(stream.is_some().then_some(index));
         self.seen.push(Seen {
             fate,
             sent: None,
@@ -183,8 +187,9 @@ impl Simulation {
     /// Lets every client read what there is.
     fn read(&mut self) {
         let now = self.now.saturating_duration_since(self.begin);
-        for (seen, arrival) in self.seen.iter_mut().zip(&*self.arrivals) {
-            let Some(stream) = &mut seen.stream else { continue };
+        self.open.retain(|index| {
+            let (seen, arrival) = (&mut self.seen[*index], &self.arrivals[*index]);
+            let Some(stream) = &mut seen.stream else { return false };
             while let Some(Some(event)) = stream.recv().now_or_never() {
                 match event {
                     SequenceEvent::Accepted(accepted) => seen.sent = Some(arrival.at + accepted.queue_time),
@@ -205,12 +210,23 @@ impl Simulation {
             if seen.fate != Fate::Open {
                 seen.stream = None;
             }
-        }
+            seen.fate == Fate::Open
+        });
     }
 
     /// Returns how many sequences each worker should have by now.
     fn limits(&self) -> Vec<u32> {
         self.state.slots().iter().map(super::slot::Slot::capacity).collect()
+    }
+
+    /// Returns the times from arrival to the first token, the shortest first.
+    fn first_token_times(&self) -> Vec<Duration> {
+        let seen = self.seen.iter().zip(&*self.arrivals);
+        let mut times: Vec<_> = seen
+            .filter_map(|(seen, arrival)| Some(seen.first_token? - arrival.at))
+            .collect();
+        times.sort_unstable();
+        times
     }
 
     /// Counts requests with a fate.

@@ -45,11 +45,29 @@ struct Session {
     /// How many it should have.
     controller: Controller,
     kv_budget_bytes: u64,
-    /// By the last frame, and what was sent since.
-    pending_prefill_tokens: u64,
+    /// By the last frame.
+    reported: Reserve,
+    /// Of what was sent and the worker had not read when it sent that frame.
+    unread: HashMap<SequenceId, Reserve>,
     paused_until: Option<Instant>,
     /// Seconds of a step.
     step_time: Moving,
+}
+
+/// What sequences take of a worker.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reserve {
+    prefill_tokens: u64,
+    kv_bytes: u64,
+}
+
+impl Reserve {
+    fn and(self, other: Self) -> Self {
+        Self {
+            prefill_tokens: self.prefill_tokens.saturating_add(other.prefill_tokens),
+            kv_bytes: self.kv_bytes.saturating_add(other.kv_bytes),
+        }
+    }
 }
 
 impl Slot {
@@ -127,7 +145,8 @@ impl Slot {
             most,
             controller,
             kv_budget_bytes: ready.profile.kv_budget_bytes,
-            pending_prefill_tokens: 0,
+            reported: Reserve::default(),
+            unread: HashMap::new(),
             paused_until: None,
             step_time: Moving::default(),
         });
@@ -175,11 +194,14 @@ impl Slot {
             return None;
         }
         let in_flight = u32::try_from(session.in_flight.len()).unwrap_or(u32::MAX);
+        let load = session.unread.values().copied().fold(session.reported, Reserve::and);
         Some(Candidate {
             worker,
             room: session.controller.limit().saturating_sub(in_flight),
             in_flight,
-            pending_prefill_tokens: session.pending_prefill_tokens,
+            pending_prefill_tokens: load.prefill_tokens,
+            kv_used_bytes: load.kv_bytes,
+            kv_budget_bytes: session.kv_budget_bytes,
         })
     }
 
@@ -192,10 +214,16 @@ impl Slot {
             return Err(Unreachable);
         };
         let id = admission.id;
-        let tokens = admission.request.prompt.len() + admission.emitted.len();
+        let prefill_tokens = (admission.request.prompt.len() + admission.emitted.len()) as u64;
+        let most_tokens = admission.request.prompt.len() as u64 + u64::from(admission.request.max_tokens);
+        let bytes_per_token = self.profile.as_ref().map_or(0, |profile| profile.kv_bytes_per_token);
+        let reserve = Reserve {
+            prefill_tokens,
+            kv_bytes: most_tokens.saturating_mul(bytes_per_token),
+        };
         session.commands.try_send(command).map_err(|_| Unreachable)?;
         session.in_flight.insert(id, key);
-        session.pending_prefill_tokens = session.pending_prefill_tokens.saturating_add(tokens as u64);
+        session.unread.insert(id, reserve);
         Ok(())
     }
 
@@ -225,14 +253,26 @@ impl Slot {
 
     /// Gives back the place a sequence held.
     pub(super) fn release(&mut self, id: SequenceId) -> Option<SequenceKey> {
-        self.session.as_mut()?.in_flight.remove(&id)
+        let session = self.session.as_mut()?;
+        session.unread.remove(&id);
+        session.in_flight.remove(&id)
     }
 
     /// Takes note of a frame's load.
     pub(super) fn frame(&mut self, frame: &Frame) {
         if let Some(session) = &mut self.session {
             self.metrics.frame(frame, session.kv_budget_bytes);
-            session.pending_prefill_tokens = frame.load.pending_prefill_tokens;
+            session.reported = Reserve {
+                prefill_tokens: frame.load.pending_prefill_tokens,
+                kv_bytes: frame.load.kv_used_bytes,
+            };
+            let read = frame
+                .accepted
+                .iter()
+                .chain(frame.updates.iter().map(|update| &update.id));
+            for id in read {
+                session.unread.remove(id);
+            }
             if let Some(step) = frame.step {
                 session.step_time.add(step.duration.as_secs_f64());
                 if let Some(change) = session.controller.observe(step) {

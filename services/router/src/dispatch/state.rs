@@ -16,14 +16,16 @@ use super::snapshot::{ModelSnapshot, ModelState};
 use crate::adaptive::Bounds;
 use crate::batch;
 use crate::metrics::{Departure, Forecast, ModelMetrics, Rejection};
-use crate::policy::{Policy, WorkerIndex};
+use crate::policy::{Choice, Policy, WorkerIndex};
 use crate::queue::{Entry, Full, Queue};
 use crate::sequence::{
     Accepted, CancelReason, Cancellations, Failed, SequenceKey, SequenceRequest, SequenceSender, SequenceStream,
     StreamLimits, stream,
 };
 use crate::workers::{Admission, Command};
+use blocks::Blocks;
 
+mod blocks;
 mod events;
 mod start;
 
@@ -63,6 +65,8 @@ struct Sequence {
     attempts: u32,
     /// The earliest start forecast, where it has a deadline and had to wait.
     earliest_start: Option<Instant>,
+    /// Names of the prompt's blocks, where the policy looks at them.
+    blocks: Blocks,
     /// What the client has or will read next; a replay starts from it.
     emitted: Vec<TokenId>,
     place: Place,
@@ -111,6 +115,8 @@ impl Sequence {
             deadline: self.request.deadline,
             prompt_tokens: self.request.prompt.len(),
             max_tokens: self.request.max_tokens,
+            blocks: self.blocks.names.clone(),
+            block_tokens: self.blocks.tokens,
         }
     }
 }
@@ -130,7 +136,7 @@ impl State {
             held_since: None,
             stream_limits: setup.stream,
             queue: Queue::new(setup.queue),
-            policy: setup.policy.build(),
+            policy: setup.policy.build(setup.seed),
             slots: setup.workers.iter().map(|worker| slot(&worker.name)).collect(),
             sequences: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -180,7 +186,9 @@ impl State {
         }
         let key = SequenceKey(self.next_key);
         let (sender, stream) = stream::channel(key, self.cancellations.clone(), self.stream_limits);
+        let blocks = self.blocks_of(&request);
         let mut sequence = Sequence {
+            blocks,
             request: Arc::new(request),
             sender,
             attempts: 0,
@@ -308,8 +316,8 @@ impl State {
         if self.is_held(candidates.iter().map(|candidate| candidate.room).sum(), now) {
             return;
         }
-        for (entry, worker) in batch::take(&mut self.queue, candidates, &mut *self.policy, now) {
-            self.admit(entry, worker, now);
+        for (entry, choice) in batch::take(&mut self.queue, candidates, &mut *self.policy, now) {
+            self.admit(entry, choice, now);
         }
         if self.queue.is_empty() {
             self.held_since = None;
@@ -324,7 +332,8 @@ impl State {
         now < since + self.hold && !fills
     }
 
-    fn admit(&mut self, entry: Entry, worker: WorkerIndex, now: Instant) {
+    fn admit(&mut self, entry: Entry, choice: Choice, now: Instant) {
+        let worker = choice.worker;
         let (Some(sequence), Some(slot)) = (self.sequences.get_mut(&entry.key), self.slots.get_mut(worker.0)) else {
             return;
         };
@@ -362,6 +371,7 @@ impl State {
             .extend(entry.deadline.map(|deadline| (deadline, entry.key)));
         self.pace.departed(now);
         self.metrics.departed(Departure::Dispatched);
+        self.metrics.placed(choice);
     }
 
     /// Puts a sequence that had been sent back to the front of the queue. `counted`: the try counts as one.

@@ -52,6 +52,7 @@ pub(crate) fn setup(addresses: &[Address]) -> ModelSetup {
         identity: ExpectedIdentity::default(),
         queue: QueueLimits::default(),
         policy: PolicyKind::LeastLoad,
+        seed: 1,
         batch: Bounds::default(),
         hold: Duration::ZERO,
         stream: StreamLimits::default(),

@@ -1,6 +1,6 @@
 //! One worker after the other, whatever they have.
 
-use super::{Candidate, Policy, WorkerIndex};
+use super::{Candidate, Choice, Policy, WorkerIndex};
 use crate::queue::Entry;
 
 #[derive(Debug, Default)]
@@ -9,13 +9,13 @@ pub(super) struct RoundRobin {
 }
 
 impl Policy for RoundRobin {
-    fn choose(&mut self, _entry: &Entry, candidates: &[Candidate]) -> Option<WorkerIndex> {
+    fn choose(&mut self, _entry: &Entry, candidates: &[Candidate]) -> Option<Choice> {
         let next = candidates
             .iter()
             .find(|candidate| self.last.is_none_or(|last| candidate.worker > last))
             .or(candidates.first())?;
         self.last = Some(next.worker);
-        self.last
+        Some(Choice::of(next))
     }
 }
 
@@ -28,7 +28,7 @@ mod tests {
     fn workers_take_turns_and_a_missing_one_is_passed_over() {
         let mut policy = RoundRobin::default();
         let all = [candidate(0, 9, 0), candidate(1, 0, 0), candidate(2, 0, 0)];
-        let mut choose = |candidates: &[Candidate]| policy.choose(&entry(), candidates).unwrap().0;
+        let mut choose = |candidates: &[Candidate]| policy.choose(&entry(), candidates).unwrap().worker.0;
         assert_eq!([choose(&all), choose(&all), choose(&all), choose(&all)], [0, 1, 2, 0]);
         assert_eq!(choose(&[all[0], all[2]]), 2);
         assert_eq!(choose(&all[..2]), 0);

@@ -25,6 +25,8 @@ fn entry(key: u64, priority: Priority, since: Instant) -> Entry {
         deadline: None,
         prompt_tokens: 1,
         max_tokens: 9,
+        blocks: Arc::from([]),
+        block_tokens: 16,
     }
 }
 

@@ -22,6 +22,11 @@ impl Dice {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
+    /// A number below `count`.
+    pub(super) fn below(&mut self, count: u32) -> u32 {
+        (self.uniform() * f64::from(count)) as u32 % count
+    }
+
     /// Exponential with this mean.
     pub(super) fn exponential(&mut self, mean: f64) -> f64 {
         -self.uniform().ln() * mean

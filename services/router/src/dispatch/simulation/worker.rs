@@ -1,10 +1,10 @@
 //! A worker of the simulation: continuous batching with chunked prefill, at a given pace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kr_contract::{FinishReason, SequenceId};
+use kr_contract::{BlockHash, BlockHasher, FinishReason, SequenceId};
 use tokio::sync::mpsc;
 
 use super::Arrival;
@@ -44,6 +44,7 @@ impl Pace {
 struct Running {
     arrival: usize,
     prompt_left: u32,
+    blocks: Vec<BlockHash>,
     generated: u32,
     cancelled: bool,
 }
@@ -53,6 +54,10 @@ pub(super) struct Worker {
     commands: mpsc::Receiver<Command>,
     arrivals: Arc<[Arrival]>,
     running: BTreeMap<SequenceId, Running>,
+    /// Blocks of finished prefills, without bound.
+    cached: HashSet<BlockHash>,
+    added: Vec<BlockHash>,
+    pub(super) cached_tokens: u64,
     accepted: Vec<SequenceId>,
     step: Option<(Instant, Step)>,
 }
@@ -64,6 +69,9 @@ impl Worker {
             commands,
             arrivals,
             running: BTreeMap::new(),
+            cached: HashSet::new(),
+            added: Vec::new(),
+            cached_tokens: 0,
             accepted: Vec::new(),
             step: None,
         }
@@ -81,9 +89,17 @@ impl Worker {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Admit(admission) => {
+                    let prompt = &admission.request.prompt;
+                    let mut hasher = BlockHasher::new(&admission.request.cache_salt);
+                    let names = prompt[..prompt.len() - 1].chunks_exact(BLOCK_TOKENS as usize);
+                    let blocks: Vec<_> = names.map(|block| hasher.push(block)).collect();
+                    let hits = blocks.iter().take_while(|block| self.cached.contains(block)).count();
+                    let hit_tokens = u32::try_from(hits).unwrap() * BLOCK_TOKENS;
+                    self.cached_tokens += u64::from(hit_tokens);
                     let running = Running {
                         arrival: usize::try_from(admission.request.request_id.0).unwrap(),
-                        prompt_left: u32::try_from(admission.request.prompt.len()).unwrap(),
+                        prompt_left: u32::try_from(prompt.len()).unwrap() - hit_tokens,
+                        blocks,
                         generated: 0,
                         cancelled: false,
                     };
@@ -140,6 +156,10 @@ impl Worker {
             if running.prompt_left > 0 || (had_prompt_left && chunk == 0) {
                 continue;
             }
+            if running.generated == 0 {
+                let new = running.blocks.iter().filter(|block| self.cached.insert(**block));
+                self.added.extend(new);
+            }
             running.generated += 1;
             let done = running.generated >= self.arrivals[running.arrival].answer_tokens;
             let end = done.then(|| End::Finished(finished(FinishReason::Stop)));
@@ -151,6 +171,7 @@ impl Worker {
         let left = |running: &Running| u64::from(running.prompt_left);
         Some(Frame {
             accepted: std::mem::take(&mut self.accepted),
+            blocks_added: std::mem::take(&mut self.added),
             updates,
             step: (step.sequences > 0).then_some(step),
             load: Load {

@@ -21,6 +21,7 @@ impl State {
             WorkerEvent::Frame(frame) => return self.frame(worker, frame, now),
             WorkerEvent::Rejected(rejected) => self.rejected(worker, rejected, now),
             WorkerEvent::Lost => {
+                self.policy.lost(worker);
                 for (id, key) in slot.lost(now) {
                     self.lost(id, key);
                 }
@@ -39,6 +40,7 @@ impl State {
         if let Some(slot) = self.slots.get_mut(worker.0) {
             slot.frame(&frame);
         }
+        self.policy.blocks(worker, &frame.blocks_added, &frame.blocks_evicted);
         for id in frame.accepted {
             self.accepted(worker, id);
         }
