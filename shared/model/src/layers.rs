@@ -59,4 +59,4 @@ pub(crate) struct MatrixShape {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

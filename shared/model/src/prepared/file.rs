@@ -20,11 +20,19 @@ const PIECE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct PreparedFile {
     map: Mmap,
+    #[cfg(test)]
+    inode: u64,
 }
 
 impl PreparedFile {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Which file it is.
+    #[cfg(test)]
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// Maps and verifies `path`.
@@ -34,7 +42,14 @@ impl PreparedFile {
         // whoever keeps the cache folder.
         let map = unsafe { Mmap::map(&file) }?;
         match format::read(&map, source) {
-            Ok(entries) => Ok((Self { map }, entries)),
+            Ok(entries) => {
+                let file = Self {
+                    map,
+                    #[cfg(test)]
+                    inode: std::os::unix::fs::MetadataExt::ino(&file.metadata()?),
+                };
+                Ok((file, entries))
+            }
             Err(problem) => Err(io::Error::new(io::ErrorKind::InvalidData, problem)),
         }
     }
