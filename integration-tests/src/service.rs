@@ -95,6 +95,8 @@ impl ServiceBuilder {
         command.env_remove("OTEL_EXPORTER_OTLP_ENDPOINT");
         // No load balancer watches a test.
         command.env("KR_ROUTER__DRAIN__DELAY", "10ms");
+        // Nor does any wait for a measured speed.
+        command.env("KR_ROUTER__WORKER__WARM_UP", "false");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
