@@ -4,7 +4,16 @@ PROMPT ?= What is the capital of France, and what is it known for?
 ARGS ?=
 BACKEND ?= cpu
 SECONDS_TO_FUZZ ?= 60
+# Of the benchmarks; what is empty is their own default.
+ROUNDS ?=
+CONCURRENCY ?=
+ENGINES ?=
+THREADS ?=
+SCENARIO ?=
 export PROMPT
+
+BENCH_SETTINGS = $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) \
+	$(if $(ENGINES),--engines $(ENGINES)) $(if $(THREADS),--threads $(THREADS))
 
 PROGRAMS := -p kr-router -p kr-worker -p kr-cli
 XTASK := cargo xtask
@@ -50,11 +59,11 @@ check: setup ## Check format, lints, docs, dependencies and protos
 	else echo "cargo-deny is not installed: dependencies not checked (cargo install cargo-deny --locked)" >&2; fi
 	@$(XTASK) protos
 
-bench: build ## Measure the release with kr bench; ARGS="--concurrency 16 …"
-	@$(XTASK) bench -- $(ARGS)
+bench: build ## Measure the release; ROUNDS=, SCENARIO=prefix|chat|mixed|pressure, or ARGS= for kr bench alone
+	@$(if $(ARGS),$(XTASK) kr-bench -- $(ARGS),$(XTASK) bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(BENCH_SETTINGS))
 
-bench-peers: build ## Measure kr and mlx-lm's BatchGenerator on the same model, in turn
-	@$(XTASK) bench-peers
+bench-peers: build ## Measure the release beside mlx-lm and llama.cpp; ROUNDS=, ENGINES=, CONCURRENCY=, THREADS=
+	@$(XTASK) bench-peers $(BENCH_SETTINGS)
 
 profile: build ## Break decode and prefill steps of the demo model into named parts
 	@$(XTASK) profile

@@ -60,20 +60,6 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
     Err(error).context("cannot start kr-router")
 }
 
-/// Measures the built release with `kr bench` against a service of its own.
-///
-/// # Errors
-/// As [`run`].
-pub(crate) fn bench(arguments: &[String]) -> Result<()> {
-    let service = start("bench")?;
-    let mut bench = kr("bench", &service)?;
-    bench
-        .arg("--http")
-        .arg(format!("http://{}", service.http()))
-        .args(arguments);
-    ending(service, &mut bench)
-}
-
 /// A command of `kr` that talks to the service.
 ///
 /// # Errors
@@ -97,7 +83,7 @@ fn ending(service: Service, command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// When the model cannot be fetched or the router does not come to serve.
-pub(crate) fn start(purpose: &str) -> Result<Service> {
+fn start(purpose: &str) -> Result<Service> {
     pull_model("release")?;
     let binaries = environment::binaries("release")?;
     let folder = binaries.with_file_name(purpose);
@@ -109,6 +95,7 @@ pub(crate) fn start(purpose: &str) -> Result<Service> {
     Service::start(&ServiceOptions {
         router: &binaries.join("kr-router"),
         arguments: &["--model".into(), model_folder()?.into(), "--workers".into(), "1".into()],
+        variables: &[],
         folder: &folder,
         start_limit: START_LIMIT,
     })
@@ -120,4 +107,22 @@ pub(crate) fn start(purpose: &str) -> Result<Service> {
 /// When there is no cache folder.
 pub(crate) fn model_folder() -> Result<PathBuf> {
     Ok(environment::cache()?.join("models").join(MODEL))
+}
+
+/// Returns where `kr model pull demo` puts the 4-bit model.
+///
+/// # Errors
+/// As [`model_folder`].
+pub(crate) fn quantized_model_folder() -> Result<PathBuf> {
+    Ok(environment::cache()?.join("models").join(format!("{MODEL}-4bit")))
+}
+
+/// Returns the GGUF file that `kr model pull demo` made both models of.
+///
+/// # Errors
+/// As [`model_folder`].
+pub(crate) fn gguf() -> Result<PathBuf> {
+    Ok(environment::cache()?
+        .join("downloads")
+        .join(format!("{MODEL}.Q4_1.gguf")))
 }

@@ -1,6 +1,7 @@
 //! Where things are on this machine. The only file of this crate that reads the environment.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,6 +41,24 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     env::split_paths(&folders)
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
+}
+
+/// Returns `PATH` with a folder before the others.
+///
+/// # Errors
+/// When the folder's name has a colon.
+pub(crate) fn path_beginning_with(folder: &Path) -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_path_buf()).chain(env::split_paths(&path));
+    env::join_paths(folders).context("a folder with a colon cannot be in PATH")
+}
+
+/// Returns text that differs between processors with different instructions: what is compiled for one may not run on another.
+pub(crate) fn processor() -> String {
+    let about = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |start: &str| about.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+    let flags = line("flags").or_else(|| line("Features")).unwrap_or_default();
+    format!("{} {flags}", env::consts::ARCH)
 }
 
 /// Returns the cargo that started us.

@@ -5,10 +5,11 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
 mod environment;
+mod memory;
 mod mlx;
-mod peers;
 mod process;
 mod profile;
 mod prometheus;
@@ -64,16 +65,25 @@ enum Command {
         arguments: Vec<String>,
     },
     /// Start a service on the demo model and run `kr bench` against it.
-    Bench {
+    KrBench {
         /// Arguments of `kr bench`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the built release and mlx-lm's BatchGenerator in turn, and print a table.
+    /// Measure the built release, and what the router adds to a worker with fixed steps.
+    Bench {
+        /// Measure this instead.
+        #[arg(long, value_enum)]
+        scenario: Option<bench::Scenario>,
+        #[command(flatten)]
+        settings: bench::Settings,
+    },
+    /// Install the engines that `bench-peers` measures beside ours, compiling what has to be.
+    InstallPeers,
+    /// Measure the built release and its peers in turn.
     BenchPeers {
-        /// How often; the table shows medians.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
-        rounds: u8,
+        #[command(flatten)]
+        settings: bench::Settings,
     },
     /// Break steps of the demo model into named parts, and print a table.
     Profile {
@@ -100,8 +110,17 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::DemoModel { profile } => demo::pull_model(&profile),
         Command::Demo { prompt } => demo::run(&prompt),
         Command::Serve { arguments } => demo::serve(&arguments),
-        Command::Bench { arguments } => demo::bench(&arguments),
-        Command::BenchPeers { rounds } => peers::compare(rounds.into()),
+        Command::KrBench { arguments } => bench::passing_on(&arguments),
+        Command::Bench {
+            scenario: None,
+            settings,
+        } => bench::ours(&settings),
+        Command::Bench {
+            scenario: Some(scenario),
+            settings,
+        } => bench::scenario(scenario, &settings),
+        Command::InstallPeers => bench::install(),
+        Command::BenchPeers { settings } => bench::peers(&settings),
         Command::Profile { folders } => profile::run(&folders),
     }
 }

@@ -16,7 +16,10 @@ const MAIN: [&str; 2] = ["origin/main", "main"];
 /// When buf cannot be installed or finds something.
 pub(crate) fn check(requirements: &Path) -> Result<()> {
     let root = environment::workspace_root()?;
-    let environment = tools::environment_of(requirements)?;
+    let environment = tools::environment_of(&tools::Contents {
+        requirements,
+        sources: None,
+    })?;
     let buf = || {
         let mut command = Command::new(environment.join("bin/buf"));
         command.current_dir(&root);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::memory::{self, Memory};
 use crate::process;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -19,6 +20,8 @@ pub(crate) struct ServiceOptions<'a> {
     pub(crate) router: &'a Path,
     /// Arguments beside the addresses, which are free ports of loopback.
     pub(crate) arguments: &'a [OsString],
+    /// Environment variables beside those it inherits.
+    pub(crate) variables: &'a [(&'a str, String)],
     /// Where its log and address file go.
     pub(crate) folder: &'a Path,
     /// How long it may take until it serves.
@@ -53,6 +56,7 @@ impl Service {
         let mut command = Command::new(options.router);
         command
             .args(options.arguments)
+            .envs(options.variables.iter().map(|(name, value)| (name, value)))
             .args(["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--address-file"]);
         command
             .arg(&address_file)
@@ -79,6 +83,14 @@ impl Service {
     /// The address of the HTTP listener, `host:port`.
     pub(crate) fn http(&self) -> &str {
         &self.addresses.http
+    }
+
+    /// Returns the memory of the router and its workers.
+    ///
+    /// # Errors
+    /// When a process cannot be looked at.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        memory::of_family(self.child.id())
     }
 
     /// Asks the router to stop as an operator would, with SIGTERM.

@@ -4,7 +4,9 @@ mod figures;
 mod load;
 mod messages;
 mod prompts;
+mod record;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::answer;
@@ -34,6 +36,16 @@ pub(crate) struct Args {
     /// The first N tokens of all prompts are the same; the rest differs.
     #[arg(long, default_value_t = 0)]
     shared_prefix_tokens: u32,
+    /// Requests ask for 1/8 up to all of the prompt and answer tokens, instead of all alike.
+    #[arg(long)]
+    mixed_lengths: bool,
+    /// Each request is a conversation of so many turns: the next prompt is the one before, its answer and prompt-tokens
+    /// more.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    turns: u32,
+    /// Neither read nor write the prefix cache. That is so anyway where neither a prefix is shared nor a turn follows.
+    #[arg(long)]
+    bypass_prefix_cache: bool,
     /// Start requests at random times, on average this many a second, instead of one after another.
     #[arg(long)]
     rate: Option<f64>,
@@ -52,6 +64,9 @@ pub(crate) struct Args {
     /// The server's HTTP address, for /metrics; without it worker_messages_per_token is null.
     #[arg(long)]
     http: Option<String>,
+    /// Write the ids of every prompt and answer to this file, a line of JSON for each.
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -79,6 +94,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let before = messages::count(args.http.as_deref()).await?;
     let outcome = load::run(&server, &args, prompts).await?;
     let after = messages::count(args.http.as_deref()).await?;
+    if let Some(file) = &args.record {
+        record::write(file, &outcome)?;
+    }
     let figures = figures::summarise(&outcome, before.zip(after).map(|(before, after)| after - before));
     if args.json {
         answer::print(&format!("{figures}\n"))?;
@@ -92,6 +110,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             first,
         })
     })
+}
+
+impl Args {
+    /// Whether requests leave the prefix cache alone: nothing could be found there, or nothing shall be.
+    fn bypasses_prefix_cache(&self) -> bool {
+        self.bypass_prefix_cache || (self.shared_prefix_tokens == 0 && self.turns == 1)
+    }
 }
 
 /// Longest time one request may take before it counts as failed: nothing in a benchmark hangs.

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use indicatif::ProgressBar;
 use kr_contract::token_uniform;
 use kr_proto::serve::{GenerateRequest, Parameters, TokenIds, generate_request::Input};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::prompts::Conversation;
 use super::{Args, REQUEST_TIMEOUT};
 use crate::answer::Answer;
 use crate::client::Server;
@@ -16,10 +18,17 @@ use crate::error::Error;
 use crate::terminal;
 
 /// What one request took.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
-    pub(super) prompt_tokens: usize,
-    pub(super) generated_tokens: usize,
+    /// Which client sent it, and as which of its turns, from 0.
+    pub(super) request: u32,
+    pub(super) turn: usize,
+    pub(super) prompt_ids: Vec<u32>,
+    pub(super) token_ids: Vec<u32>,
+    /// Prompt tokens taken from the prefix cache, by the receipt.
+    pub(super) cached_tokens: u32,
+    /// Times it was computed again for want of KV, by the receipt.
+    pub(super) preemptions: u32,
     pub(super) time_to_first_token: Duration,
     /// Mean time between tokens after the first; `None` for fewer than two.
     pub(super) time_per_output_token: Option<Duration>,
@@ -41,18 +50,19 @@ pub(super) struct Outcome {
 ///
 /// # Errors
 /// A request task stopped; a failed request is counted instead.
-pub(super) async fn run(server: &Server, args: &Args, prompts: Vec<Vec<u32>>) -> Result<Outcome, Error> {
-    let requests = prompts.len();
+pub(super) async fn run(server: &Server, args: &Args, conversations: Vec<Conversation>) -> Result<Outcome, Error> {
+    let requests = conversations.iter().map(|conversation| conversation.pieces.len()).sum();
     let bar = terminal::progress_bar(requests as u64, "{wide_bar} {pos}/{len} requests, {eta} left");
     let places = Arc::new(Semaphore::new(args.concurrency as usize));
+    let args = Arc::new(args.clone());
     let mut tasks = JoinSet::new();
     let started = Instant::now();
     let mut arrival = Duration::ZERO;
-    for (index, prompt) in (0_u32..).zip(prompts) {
+    for (request, conversation) in (0_u32..).zip(conversations) {
         if let Some(rate) = args.rate {
             tokio::time::sleep_until((started + arrival).into()).await;
             arrival +=
-                Duration::from_secs_f64(-(1.0 - f64::from(token_uniform(args.seed, u32::MAX, index))).ln() / rate);
+                Duration::from_secs_f64(-(1.0 - f64::from(token_uniform(args.seed, u32::MAX, request))).ln() / rate);
         }
         let place = places
             .clone()
@@ -61,10 +71,9 @@ pub(super) async fn run(server: &Server, args: &Args, prompts: Vec<Vec<u32>>) ->
             .map_err(|error| Error::Input(error.to_string()))?;
         let (server, args, bar) = (server.clone(), args.clone(), bar.clone());
         tasks.spawn(async move {
-            let result = tokio::time::timeout(REQUEST_TIMEOUT, one(&server, &args, index, prompt)).await;
+            let answered = converse(&server, &args, request, conversation, &bar).await;
             drop(place);
-            bar.inc(1);
-            result.unwrap_or_else(|_| Err(Error::Input(format!("no end within {REQUEST_TIMEOUT:?}"))))
+            answered
         });
     }
     let mut outcome = Outcome {
@@ -75,30 +84,71 @@ pub(super) async fn run(server: &Server, args: &Args, prompts: Vec<Vec<u32>>) ->
         samples: Vec::new(),
     };
     while let Some(result) = tasks.join_next().await {
-        match result.map_err(|error| Error::Input(format!("a request stopped: {error}")))? {
-            Ok(sample) => outcome.samples.push(sample),
-            Err(error) => {
-                outcome.errors += 1;
-                outcome.first_error.get_or_insert(kr_boot::exit::with_causes(&error));
-            }
+        let (samples, failure) = result.map_err(|error| Error::Input(format!("a request stopped: {error}")))?;
+        outcome.samples.extend(samples);
+        if let Some(error) = failure {
+            outcome.first_error.get_or_insert(kr_boot::exit::with_causes(&error));
         }
     }
+    // The turns after a failed one were not sent, and count as failed.
+    outcome.errors = requests - outcome.samples.len();
     outcome.duration = started.elapsed();
     bar.finish_and_clear();
     Ok(outcome)
 }
 
-async fn one(server: &Server, args: &Args, index: u32, prompt: Vec<u32>) -> Result<Sample, Error> {
-    let prompt_tokens = prompt.len();
+/// Sends one conversation, turn after turn, until one fails.
+async fn converse(
+    server: &Server,
+    args: &Args,
+    request: u32,
+    conversation: Conversation,
+    bar: &ProgressBar,
+) -> (Vec<Sample>, Option<Error>) {
+    let mut samples: Vec<Sample> = Vec::new();
+    for (turn, piece) in conversation.pieces.into_iter().enumerate() {
+        let mut prompt_ids = match samples.last() {
+            Some(before) => [before.prompt_ids.as_slice(), &before.token_ids].concat(),
+            None => Vec::new(),
+        };
+        prompt_ids.extend(piece);
+        let ask = Ask {
+            request,
+            turn,
+            prompt_ids,
+            max_tokens: conversation.max_tokens,
+        };
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, one(server, args, ask)).await;
+        bar.inc(1);
+        match answered.unwrap_or_else(|_| Err(Error::Input(format!("no end within {REQUEST_TIMEOUT:?}")))) {
+            Ok(sample) => samples.push(sample),
+            Err(error) => return (samples, Some(error)),
+        }
+    }
+    (samples, None)
+}
+
+/// One request to send.
+struct Ask {
+    request: u32,
+    turn: usize,
+    prompt_ids: Vec<u32>,
+    max_tokens: u32,
+}
+
+async fn one(server: &Server, args: &Args, ask: Ask) -> Result<Sample, Error> {
     let request = GenerateRequest {
         model: args.model.clone(),
-        input: Some(Input::PromptIds(TokenIds { ids: prompt })),
+        input: Some(Input::PromptIds(TokenIds {
+            ids: ask.prompt_ids.clone(),
+        })),
         parameters: Some(Parameters {
             temperature: Some(args.temperature),
-            seed: Some(args.seed.wrapping_add(u64::from(index))),
-            max_tokens: Some(args.max_tokens),
+            seed: Some(args.seed.wrapping_add(u64::from(ask.request))),
+            max_tokens: Some(ask.max_tokens),
             ignore_eos: args.ignore_eos.then_some(true),
-            bypass_prefix_cache: (args.shared_prefix_tokens == 0).then_some(true),
+            bypass_prefix_cache: args.bypasses_prefix_cache().then_some(true),
+            disable_coalescing: Some(true),
             ..Parameters::default()
         }),
         idempotency_key: String::new(),
@@ -106,13 +156,19 @@ async fn one(server: &Server, args: &Args, index: u32, prompt: Vec<u32>) -> Resu
     let started = Instant::now();
     let stream = server.inference().generate(request).await?.into_inner();
     let answer = Answer::collect(stream, started, |_| Ok(())).await?;
+    let finish = answer.finish.as_ref();
+    let receipt = finish.and_then(|finish| finish.receipt.clone()).unwrap_or_default();
     Ok(Sample {
-        prompt_tokens,
-        generated_tokens: answer.token_ids.len(),
+        request: ask.request,
+        turn: ask.turn,
+        cached_tokens: receipt.cached_tokens,
+        preemptions: receipt.preemptions,
         time_to_first_token: answer.time_to_first_token,
         time_per_output_token: answer
             .tokens_per_second()
             .map(|speed| Duration::from_secs_f64(1.0 / speed)),
         end_to_end: started.elapsed(),
+        prompt_ids: ask.prompt_ids,
+        token_ids: answer.token_ids,
     })
 }
