@@ -20,6 +20,8 @@ pub(crate) use quantization::{Quantization, Scheme};
 pub(crate) struct ConfigFile {
     path: PathBuf,
     bytes: Vec<u8>,
+    /// Where the fields are in the file: empty, or the name of an object with a dot.
+    place: &'static str,
     fields: Map<String, Value>,
 }
 
@@ -29,7 +31,27 @@ impl ConfigFile {
         let path = dir.join("config.json");
         let bytes = read(&path)?;
         let fields = parse(&path, &bytes)?;
-        Ok(Self { path, bytes, fields })
+        let place = "";
+        Ok(Self {
+            path,
+            bytes,
+            place,
+            fields,
+        })
+    }
+
+    /// The object `{place}` of the file, `place` ending in a dot, as if it were the file.
+    pub(crate) fn section(&self, place: &'static str) -> Result<Self> {
+        let field = place.trim_end_matches('.');
+        let fields = self.get(field).ok_or_else(|| self.required(field))?;
+        let Some(fields) = fields.as_object().cloned() else {
+            return Err(self.refuse(field, "it must be an object", "download the model again"));
+        };
+        Ok(Self {
+            place,
+            fields,
+            ..self.clone()
+        })
     }
 
     /// The file as it is on disk, for the digest.
@@ -162,8 +184,11 @@ impl ConfigFile {
         let path = self.path.with_file_name("generation_config.json");
         if path.is_file() {
             let fields = parse(&path, &read(&path)?)?;
-            let bytes = Vec::new();
-            let generation = Self { path, bytes, fields };
+            let generation = Self {
+                path,
+                fields,
+                ..self.clone()
+            };
             if generation.get("eos_token_id").is_some() {
                 return generation.ids("eos_token_id");
             }
@@ -177,7 +202,8 @@ impl ConfigFile {
     /// An error about `field` as it is in the file.
     pub(crate) fn refuse(&self, field: &str, problem: &str, cure: &str) -> Error {
         let value = self.get(field).map_or_else(|| "missing".to_owned(), Value::to_string);
-        let (field, problem, cure) = (field.to_owned(), problem.to_owned(), cure.to_owned());
+        let field = format!("{}{field}", self.place);
+        let (problem, cure) = (problem.to_owned(), cure.to_owned());
         Error::Config {
             path: self.path.clone(),
             field,

@@ -53,8 +53,8 @@ pub(crate) trait Architecture: std::fmt::Debug {
     }
 
     /// A tensor whose type stands for the model's own: the embedding's, or its scales where it is quantised.
-    fn embedding_name(&self) -> &'static str {
-        "model.embed_tokens"
+    fn embedding_name(&self) -> String {
+        format!("{}model.embed_tokens", self.shape().prefix)
     }
 
     /// Loads the weights.
@@ -63,12 +63,13 @@ pub(crate) trait Architecture: std::fmt::Debug {
 
 type Read = fn(&ConfigFile) -> Result<Box<dyn Architecture>>;
 
-const LOADERS: [(&str, Read); 8] = [
+const LOADERS: [(&str, Read); 9] = [
     ("LlamaForCausalLM", llama::read),
     ("MistralForCausalLM", mistral::read),
     ("Qwen2ForCausalLM", qwen2::read),
     ("Qwen3ForCausalLM", qwen3::read),
     ("Gemma3ForCausalLM", gemma3::read),
+    ("Gemma3ForConditionalGeneration", gemma3::read_text_part),
     ("Phi3ForCausalLM", phi3::read),
     ("Qwen3MoeForCausalLM", qwen3_moe::read),
     ("MixtralForCausalLM", mixtral::read),

@@ -117,9 +117,17 @@ impl Weights {
         }
     }
 
+    /// The name of a layer in its file: for a part of a stack that of the stack.
+    pub(crate) fn stored_layer<'a>(&'a self, layer: &'a str) -> &'a str {
+        let part = self.parts.get(&format!("{layer}.weight"));
+        part.and_then(|part| part.stack.strip_suffix(".weight"))
+            .unwrap_or(layer)
+    }
+
     /// Returns the type of a floating-point tensor, `None` where there is none of that name or it is of another kind.
     pub(crate) fn float_dtype(&self, name: &str) -> Option<Dtype> {
-        let (info, _) = self.files[*self.file_of.get(name)?].tensor(name)?;
+        let stored = self.parts.get(name).map_or(name, |part| &part.stack);
+        let (info, _) = self.files[*self.file_of.get(stored)?].tensor(stored)?;
         float(info.dtype)
     }
 

@@ -20,18 +20,18 @@ pub(crate) struct ExpertNames {
 impl LayerLoader<'_> {
     /// The experts' layers one by one.
     pub(crate) fn expert_linears(&mut self, names: &ExpertNames, shape: MatrixShape) -> error::Result<Vec<Linear>> {
-        self.name_experts(names)?;
+        self.name_experts(names);
         names.each.iter().map(|name| self.linear(name, shape, false)).collect()
     }
 
     /// The experts' layers as one, for MLX's operations. Copies them where they are not stored so.
     pub(crate) fn stacked_linear(&mut self, names: &ExpertNames, shape: MatrixShape) -> error::Result<StackedLinear> {
-        self.name_experts(names)?;
+        self.name_experts(names);
         let MatrixShape { rows, columns } = shape;
         let count = u64::try_from(names.each.len()).unwrap_or(u64::MAX);
         self.parameters += count * u64::from(rows) * u64::from(columns);
         self.uses_mlx_products = true;
-        let scheme = names.each.first().and_then(|name| self.quantization?.scheme(name));
+        let scheme = names.each.first().and_then(|name| self.scheme(name));
         let Some(scheme) = scheme.filter(|_| self.weights.contains(&format!("{}.scales", names.each[0]))) else {
             // MLX's CPU backend gathers in float32 only.
             let stored = match Backend::current()? {
@@ -63,20 +63,10 @@ impl LayerLoader<'_> {
     }
 
     /// Lets tensors of all experts be asked for one by one.
-    fn name_experts(&mut self, names: &ExpertNames) -> error::Result<()> {
+    fn name_experts(&mut self, names: &ExpertNames) {
         for tensor in ["weight", "scales", "biases"] {
             let each = names.each.iter().map(|name| format!("{name}.{tensor}"));
             self.weights.unstack(&format!("{}.{tensor}", names.all), each);
-        }
-        let scales = format!("{}.scales", names.all);
-        let scheme = |name: &str| self.quantization.and_then(|quantization| quantization.scheme(name));
-        match names.each.iter().all(|name| scheme(name) == scheme(&names.all)) {
-            true => Ok(()),
-            false => self.weights.refuse(
-                &scales,
-                "is there, but config.json's `quantization` has an override for it, which is not supported for experts: convert the \
-                 model with one form for all experts",
-            ),
         }
     }
 

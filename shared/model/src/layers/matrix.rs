@@ -14,7 +14,7 @@ impl LayerLoader<'_> {
     pub(super) fn matrix(&mut self, name: &str, shape: MatrixShape) -> error::Result<Matrix> {
         self.parameters += u64::from(shape.rows) * u64::from(shape.columns);
         let (weight, scales) = (format!("{name}.weight"), format!("{name}.scales"));
-        match self.quantization.and_then(|quantization| quantization.scheme(name)) {
+        match self.scheme(name) {
             Some(scheme) if self.weights.contains(&scales) => self.quantized(name, shape, scheme),
             _ => {
                 self.weights.refuse(
@@ -26,6 +26,11 @@ impl LayerLoader<'_> {
                 Ok(Matrix::dense(weight, self.own.clone()))
             }
         }
+    }
+
+    /// How a layer's weights are packed.
+    pub(super) fn scheme(&self, name: &str) -> Option<Scheme> {
+        self.quantization?.scheme(self.weights.stored_layer(name))
     }
 
     /// The type that a dense matrix is kept in: our kernels read any, MLX's operations the one that is computed with.

@@ -1,6 +1,7 @@
 //! Gemma 3, text only: Kamath et al. 2025, "Gemma 3 Technical Report" (arXiv 2503.19786). Layers that see the last positions alternate
 //! with layers that see all, each kind with a rotation of its own; every part of a layer has a norm before and behind it; norms
-//! multiply by one plus their weights. Follows `Gemma3ForCausalLM` of Hugging Face transformers.
+//! multiply by one plus their weights. Follows `Gemma3ForCausalLM` of Hugging Face transformers, and the text of
+//! `Gemma3ForConditionalGeneration`.
 
 use mlx_rs::Array;
 use mlx_rs::error::Result as MlxResult;
@@ -37,41 +38,54 @@ struct Kind {
 
 /// Reads and checks config.json.
 pub(super) fn read(config: &ConfigFile) -> Result<Box<dyn Architecture>> {
-    let config = config.or(&json!({
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208,
-        "max_position_embeddings": 131_072, "tie_word_embeddings": true, "query_pre_attn_scalar": 256,
-        "sliding_window": 4096, "sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
-    }));
-    let other_model = "use a model without it";
-    for field in ["hidden_activation", "hidden_act"] {
-        config.only(field, &json!("gelu_pytorch_tanh"), other_model)?;
+    Ok(Box::new(Gemma3::read(config)?))
+}
+
+/// Reads and checks what config.json says of the text of a model that sees images too. Images are not served.
+pub(super) fn read_text_part(config: &ConfigFile) -> Result<Box<dyn Architecture>> {
+    let mut gemma3 = Gemma3::read(&config.section("text_config.")?)?;
+    gemma3.shape.prefix = "language_model.";
+    Ok(Box::new(gemma3))
+}
+
+impl Gemma3 {
+    fn read(config: &ConfigFile) -> Result<Self> {
+        let config = config.or(&json!({
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208,
+            "max_position_embeddings": 131_072, "tie_word_embeddings": true, "query_pre_attn_scalar": 256,
+            "sliding_window": 4096, "sliding_window_pattern": 6, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        }));
+        let other_model = "use a model without it";
+        for field in ["hidden_activation", "hidden_act"] {
+            config.only(field, &json!("gelu_pytorch_tanh"), other_model)?;
+        }
+        for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            config.only(field, &Value::Null, other_model)?;
+        }
+        config.only("use_bidirectional_attention", &json!(false), other_model)?;
+        let mut shape = Shape::read(&config)?;
+        shape.norm.gain = Gain::OnePlusWeight;
+        let [global, sliding] = rotations(&config, &shape)?;
+        shape.max_position_embeddings = global.positions.min(sliding.positions);
+        let pattern = config.integer("sliding_window_pattern", 1..=1 << 12)?;
+        let slides = windows::sliding_layers(&config, &shape, |index| !(index + 1).is_multiple_of(pattern))?;
+        let window = windows::window(&config, "sliding_window")?;
+        if window.is_none() && slides.contains(&true) {
+            return Err(config.refuse("sliding_window", "layers that slide need one", "set it"));
+        }
+        let scale = inverse_root(config.positive("query_pre_attn_scalar")?);
+        let kind = |rotation, window| Kind {
+            rotation,
+            sight: Sight { scale, window },
+        };
+        Ok(Self {
+            global: kind(global.rotation, None),
+            sliding: kind(sliding.rotation, window),
+            slides,
+            attention_bias: config.boolean_or("attention_bias", false)?,
+            shape,
+        })
     }
-    for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
-        config.only(field, &Value::Null, other_model)?;
-    }
-    config.only("use_bidirectional_attention", &json!(false), other_model)?;
-    let mut shape = Shape::read(&config)?;
-    shape.norm.gain = Gain::OnePlusWeight;
-    let [global, sliding] = rotations(&config, &shape)?;
-    shape.max_position_embeddings = global.positions.min(sliding.positions);
-    let pattern = config.integer("sliding_window_pattern", 1..=1 << 12)?;
-    let slides = windows::sliding_layers(&config, &shape, |index| !(index + 1).is_multiple_of(pattern))?;
-    let window = windows::window(&config, "sliding_window")?;
-    if window.is_none() && slides.contains(&true) {
-        return Err(config.refuse("sliding_window", "layers that slide need one", "set it"));
-    }
-    let scale = inverse_root(config.positive("query_pre_attn_scalar")?);
-    let kind = |rotation, window| Kind {
-        rotation,
-        sight: Sight { scale, window },
-    };
-    Ok(Box::new(Gemma3 {
-        global: kind(global.rotation, None),
-        sliding: kind(sliding.rotation, window),
-        slides,
-        attention_bias: config.boolean_or("attention_bias", false)?,
-        shape,
-    }))
 }
 
 /// Of layers that see all positions, and of those that see the last ones. Older files have one `rope_scaling`, for the former.

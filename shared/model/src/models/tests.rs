@@ -64,8 +64,10 @@ fn every_architecture_has_a_fixture_and_every_fixture_is_tested() {
             .to_owned()
     };
     let tested: BTreeSet<String> = MODELS.into_iter().map(config).collect();
-    let loaders = super::LOADERS.map(|(name, _)| name.to_owned());
-    assert_eq!(tested, loaders.into());
+    let mut loaders: BTreeSet<_> = super::LOADERS.map(|(name, _)| name.to_owned()).into();
+    // See `files::a_decoder_may_lie_among_other_parts`.
+    loaders.remove("Gemma3ForConditionalGeneration");
+    assert_eq!(tested, loaders);
 }
 
 #[test]
@@ -157,11 +159,10 @@ fn other_sequences_and_chunks_change_no_bit() {
         let class = rig.model.info().fingerprint.class;
         assert_eq!(class, kr_contract::Exactness::Invariant, "{name}");
         let mixed = stepped(&mut rig, std::array::from_fn(|slot| &rotated[slot][..]));
-        drop(rig);
-        for (ids, mixed) in rotated.iter().zip(mixed) {
-            let mut rig = Rig::with_kernels(name, Kernels::Auto);
-            rig.acquire(0, 0);
-            let alone = rig.logits(&whole(&ids[..mixed.len()])).remove(0);
+        for ((ids, mixed), slot) in rotated.iter().zip(mixed).zip(6..) {
+            rig.acquire(slot, 0);
+            let ids = &ids[..mixed.len()];
+            let alone = rig.logits(&[Run { slot, start: 0, ids }]).remove(0);
             let bits = |logits: Vec<Vec<f32>>| logits.concat().into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert!(bits(mixed) == bits(alone), "{name}");
         }

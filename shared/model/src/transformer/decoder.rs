@@ -86,14 +86,15 @@ impl<L: Layer + 'static> CausalLm<L> {
         mut layer: impl FnMut(&mut LayerLoader<'_>, &str, u32) -> Result<L>,
     ) -> Result<Self> {
         let vocabulary = shape.inward(shape.vocab_size);
-        let embed_tokens = loader.embedding("model.embed_tokens", vocabulary)?;
+        let prefix = shape.prefix;
+        let embed_tokens = loader.embedding(&format!("{prefix}model.embed_tokens"), vocabulary)?;
         let layers = (0..shape.num_hidden_layers)
-            .map(|index| layer(loader, &format!("model.layers.{index}"), index))
+            .map(|index| layer(loader, &format!("{prefix}model.layers.{index}"), index))
             .collect::<Result<_>>()?;
-        let norm = loader.rms_norm("model.norm", shape.hidden_size, shape.norm)?;
+        let norm = loader.rms_norm(&format!("{prefix}model.norm"), shape.hidden_size, shape.norm)?;
         let lm_head = match shape.tie_word_embeddings {
             true => None,
-            false => Some(loader.linear("lm_head", vocabulary, false)?),
+            false => Some(loader.linear(&format!("{prefix}lm_head"), vocabulary, false)?),
         };
         Ok(Self {
             embed_tokens,

@@ -12,6 +12,8 @@ const MAX_WIDTH: u32 = 1 << 20;
 /// The fields of config.json that every architecture has, under their names there.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
+    /// What all names of tensors begin with, in files that hold more than this decoder.
+    pub(crate) prefix: &'static str,
     pub(crate) hidden_size: u32,
     pub(crate) intermediate_size: u32,
     pub(crate) num_hidden_layers: u32,
@@ -48,6 +50,7 @@ impl Shape {
         #[expect(clippy::cast_possible_truncation, reason = "computed with in float32")]
         let eps = config.positive("rms_norm_eps")? as f32;
         Ok(Self {
+            prefix: "",
             hidden_size,
             intermediate_size: config.integer("intermediate_size", 1..=MAX_WIDTH)?,
             num_hidden_layers: config.integer("num_hidden_layers", 1..=1 << 12)?,

@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::json;
 
 use super::{TOLERANCE, whole};
-use crate::testing::{KERNELS, ModelDir, Rig, Tensor, assert_close, expected, serialized};
+use crate::testing::{KERNELS, ModelDir, Rig, Tensor, assert_close, expected, one_at_a_time, serialized};
 use crate::{Kernels, LoadOptions};
 
 fn assert_computes(name: &str, dir: &std::path::Path, kernels: Kernels) {
@@ -77,4 +77,29 @@ fn experts_may_lie_in_one_tensor() {
             assert_computes(name, model.write().path(), kernels);
         }
     }
+}
+
+#[test]
+fn a_decoder_may_lie_among_other_parts() {
+    let mut model = ModelDir::fixture("gemma3-tied");
+    let text = model.config.take();
+    model.config = json!({
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [2, 5],
+        "text_config": text, "vision_config": {"hidden_size": 8},
+    });
+    let tensors = std::mem::take(&mut model.tensors).into_iter();
+    model.tensors = tensors
+        .map(|(name, tensor)| (format!("language_model.{name}"), tensor))
+        .collect();
+    let vision = model.tensors["language_model.model.norm.weight"].clone();
+    model.tensors.insert("vision_tower.norm.weight".to_owned(), vision);
+    for kernels in KERNELS {
+        assert_computes("gemma3-tied", model.write().path(), kernels);
+    }
+    model.config["text_config"]["hidden_size"] = json!(-1);
+    let _alone = one_at_a_time();
+    let message = crate::load(model.write().path(), &LoadOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("text_config.hidden_size is -1"), "{message}");
 }
