@@ -11,6 +11,7 @@ use std::ops::Range;
 use crate::Machine;
 use crate::profile::{Part, measure};
 use block::{Block, attend_block};
+use cache::{disjoint, pieces};
 
 pub use cache::{CacheShape, Span, TokenPart, Writing, write_keys, write_values};
 pub use head::{HeadNorm, Preparation};
@@ -55,13 +56,7 @@ impl Attention<'_> {
         let CacheShape { kv_heads, head_dim, .. } = self.cache;
         let group = self.heads / kv_heads;
         let tokens = (BLOCK_QUERIES / group).max(1);
-        let blocks: Vec<_> = spans
-            .iter()
-            .flat_map(|span| {
-                let firsts = (0..span.len).step_by(tokens);
-                firsts.map(move |first| (span, first..span.len.min(first + tokens)))
-            })
-            .collect();
+        let blocks: Vec<_> = pieces(spans, tokens).collect();
         let out = SharedOutput(out.as_mut_ptr());
         let work = |task: usize| {
             let (span, tokens) = &blocks[task / kv_heads];
@@ -93,16 +88,11 @@ impl Attention<'_> {
         assert!(out.len() == count * self.heads * head_dim);
         assert!(self.keys.len() == self.values.len());
         self.cache.check(spans, count, self.keys);
-        let mut taken: Vec<Range<usize>> = spans.iter().map(|span| span.offset..span.offset + span.len).collect();
-        taken.sort_unstable_by_key(|tokens| tokens.start);
-        assert!(
-            taken.windows(2).all(|pair| pair[0].end <= pair[1].start),
-            "two spans share a token"
-        );
+        disjoint(spans.iter().map(|span| (0, span.offset..span.offset + span.len)));
     }
 }
 
-/// Written by several threads, each to heads of its own.
+/// Written by several threads, each to elements of its own.
 struct SharedOutput(*mut f32);
 
 impl SharedOutput {
@@ -115,7 +105,7 @@ impl SharedOutput {
     }
 }
 
-// SAFETY: threads write disjoint ranges, see `Attention::run`.
+// SAFETY: threads write disjoint ranges, see `Attention::run` and `CacheShape::scatter`.
 unsafe impl Sync for SharedOutput {}
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ mod linear;
 mod norm;
 mod pool;
 pub mod profile;
+#[cfg(test)]
+mod properties;
 pub mod quantized;
 mod stored;
 mod tile;

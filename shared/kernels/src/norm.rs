@@ -4,7 +4,11 @@
 use crate::Machine;
 use crate::instructions::dispatched;
 use crate::lanes::Lanes;
+use crate::linear::SharedRows;
 use crate::profile::{Part, measure};
+
+/// Elements that a thread takes at a time: fewer are not worth another one's help.
+const ELEMENTS: usize = 1 << 14;
 
 /// Computes `x / sqrt(mean(x²) + eps) * weight` for every row of `x` into `out`; rows have the length of `weight`.
 ///
@@ -14,9 +18,23 @@ pub fn rms_norm(machine: &Machine, x: &[f32], weight: &[f32], eps: f32, out: &mu
     let _measure = measure(Part::Norm);
     assert_eq!(x.len(), out.len());
     assert!(x.len().is_multiple_of(weight.len()));
-    for (row, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
-        normalise_row(machine.instructions, row, weight, eps, out);
-    }
+    let width = weight.len();
+    let count = x.len().checked_div(width).unwrap_or(0);
+    let out = SharedRows::new(out, count, width);
+    let rows = (ELEMENTS / width.max(1)).max(1);
+    machine.pool.run(count.div_ceil(rows), &|task| {
+        for row in task * rows..count.min((task + 1) * rows) {
+            // SAFETY: no two tasks have a row in common.
+            let out = unsafe { out.columns(row, 0..width) };
+            normalise_row(
+                machine.instructions,
+                &x[row * width..(row + 1) * width],
+                weight,
+                eps,
+                out,
+            );
+        }
+    });
 }
 
 dispatched! { fn normalise_row = normalise(row: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) }

@@ -130,7 +130,11 @@ const NOT_AHEAD: Ahead = Ahead {
 
 #[inline(always)]
 fn rows_from<T, const COUNT: usize>(matrix: &[T], width: usize, first: usize) -> [&[T]; COUNT] {
-    std::array::from_fn(|index| &matrix[(first + index) * width..(first + index + 1) * width])
+    let mut rows = [&matrix[..0]; COUNT];
+    for (row, elements) in rows.iter_mut().zip(matrix[first * width..].chunks_exact(width)) {
+        *row = elements;
+    }
+    rows
 }
 
 /// Every dot product of a row of `left` with a row of `right`. All rows have the same length. With `PREFETCH`, what lies ahead of `right`
@@ -153,8 +157,11 @@ fn dot_products<S: Lanes, W: Stored, const ROWS: usize, const WIDTH: usize, cons
                 S::prefetch(row.as_ptr().wrapping_add(at + ahead.distance));
             }
         }
-        // SAFETY: `at + LANES <= length`, the length of every row.
-        let factors: [S; WIDTH] = std::array::from_fn(|index| unsafe { W::load(right[index].as_ptr().add(at)) });
+        let mut factors = [S::splat(0.0); WIDTH];
+        for (factor, row) in factors.iter_mut().zip(&right) {
+            // SAFETY: `at + LANES <= length`, the length of every row.
+            *factor = unsafe { W::load(row.as_ptr().add(at)) };
+        }
         for (row, sums) in left.iter().zip(&mut sums) {
             // SAFETY: as above.
             let value = unsafe { S::load(row.as_ptr().add(at)) };
@@ -182,7 +189,10 @@ fn lane_sums<S: Lanes, const ROWS: usize, const WIDTH: usize>(vectors: &[[S; WID
     let mut results = [[0.0; WIDTH]; ROWS];
     let all = vectors.as_flattened();
     for (vectors, results) in all.chunks(8).zip(results.as_flattened_mut().chunks_mut(8)) {
-        let eight = std::array::from_fn(|index| *vectors.get(index).unwrap_or(&vectors[0]));
+        let mut eight = [S::splat(0.0); 8];
+        for (place, vector) in eight.iter_mut().zip(vectors) {
+            *place = *vector;
+        }
         results.copy_from_slice(&S::sums(eight)[..results.len()]);
     }
     results

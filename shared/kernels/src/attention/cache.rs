@@ -1,8 +1,13 @@
 //! Where keys and values lie, and how new ones get there.
 
-use super::Preparation;
+use std::ops::Range;
+
+use super::{Preparation, SharedOutput};
 use crate::Machine;
 use crate::profile::{Part, measure};
+
+/// Elements that a thread takes at a time: fewer are not worth another one's help.
+const ELEMENTS: usize = 1 << 13;
 
 /// Tokens of one sequence: `len` from `offset` on in the batch, at positions from `start` on, in row `row` of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,22 +72,47 @@ impl CacheShape {
     /// Calls `write` with the position, the vector and the place of every head of every token of `spans`.
     fn scatter(
         &self,
-        spans: &[Span],
-        new: TokenPart<'_>,
+        machine: &Machine,
+        (spans, new): (&[Span], TokenPart<'_>),
         cache: &mut [f32],
-        write: impl Fn(usize, &[f32], &mut [f32]),
+        write: &(dyn Fn(usize, &[f32], &mut [f32]) + Sync),
     ) {
         self.check(spans, new.tokens(), cache);
-        for span in spans {
-            for index in 0..span.len {
-                let token = new.token(span.offset + index, self.kv_heads * self.head_dim);
+        disjoint(spans.iter().map(|span| (span.row, span.start..span.start + span.len)));
+        let width = self.kv_heads * self.head_dim;
+        let tokens = (ELEMENTS / width.max(1)).max(1);
+        let pieces: Vec<_> = pieces(spans, tokens).collect();
+        let cache = SharedOutput(cache.as_mut_ptr());
+        machine.pool.run(pieces.len(), &|piece| {
+            let (span, indices) = &pieces[piece];
+            for index in indices.clone() {
+                let token = new.token(span.offset + index, width);
                 for (head, vector) in token.chunks_exact(self.head_dim).enumerate() {
                     let place = self.place(span.row, head, span.start + index);
-                    write(span.start + index, vector, &mut cache[place..place + self.head_dim]);
+                    // SAFETY: within the cache, as checked, and no two tokens have a position of a row in common.
+                    let place = unsafe { cache.elements(place..place + self.head_dim) };
+                    write(span.start + index, vector, place);
                 }
             }
-        }
+        });
     }
+}
+
+/// Cuts spans into pieces of some tokens.
+pub(super) fn pieces(spans: &[Span], tokens: usize) -> impl Iterator<Item = (&Span, Range<usize>)> {
+    spans.iter().flat_map(move |span| {
+        let firsts = (0..span.len).step_by(tokens);
+        firsts.map(move |first| (span, first..span.len.min(first + tokens)))
+    })
+}
+
+/// # Panics
+/// When two ranges under the same key overlap.
+pub(super) fn disjoint(ranges: impl Iterator<Item = (usize, Range<usize>)>) {
+    let mut ranges: Vec<_> = ranges.collect();
+    ranges.sort_unstable_by_key(|(key, range)| (*key, range.start));
+    let apart = |pair: &[(usize, Range<usize>)]| pair[0].0 != pair[1].0 || pair[0].1.end <= pair[1].1.start;
+    assert!(ranges.windows(2).all(apart), "two spans share a token or a place");
 }
 
 /// New keys or values, `[tokens, kv_heads, head_dim]`, and where they go.
@@ -104,7 +134,7 @@ pub fn write_keys(machine: &Machine, writing: Writing<'_>, preparation: Preparat
     let _measure = measure(Part::KvWrite);
     preparation.check(writing.cache.head_dim);
     let Writing { cache, spans, new } = writing;
-    cache.scatter(spans, new, keys, |position, key, place| {
+    cache.scatter(machine, (spans, new), keys, &|position, key, place| {
         preparation.apply(machine.instructions, position, key, place)
     });
 }
@@ -113,8 +143,10 @@ pub fn write_keys(machine: &Machine, writing: Writing<'_>, preparation: Preparat
 ///
 /// # Panics
 /// When a span lies outside the batch or the cache.
-pub fn write_values(writing: Writing<'_>, values: &mut [f32]) {
+pub fn write_values(machine: &Machine, writing: Writing<'_>, values: &mut [f32]) {
     let _measure = measure(Part::KvWrite);
     let Writing { cache, spans, new } = writing;
-    cache.scatter(spans, new, values, |_, value, place| place.copy_from_slice(value));
+    cache.scatter(machine, (spans, new), values, &|_, value, place| {
+        place.copy_from_slice(value)
+    });
 }

@@ -167,7 +167,7 @@ impl Bench {
             new: part(new, kv_heads * head_dim),
         };
         write_keys(&self.machine, writing(&k), preparation, &mut self.keys);
-        write_values(writing(&v), &mut self.values);
+        write_values(&self.machine, writing(&v), &mut self.values);
         let attention = Attention {
             heads,
             preparation,

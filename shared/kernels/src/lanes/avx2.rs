@@ -110,30 +110,52 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn sums(vectors: [Self; 8]) -> [f32; 8] {
-        unsafe { sums_of(vectors.map(|vector| vector.0)) }
+        let [a, b, c, d, e, f, g, h] = vectors;
+        unsafe { sums_of([a.0, b.0, c.0, d.0, e.0, f.0, g.0, h.0]) }
     }
 }
 
-/// The sum of the lanes of each, in the order of [`Lanes::sum`].
+/// The sum of the lanes of each, in the order of [`Lanes::sum`]. No closures here and in the other hot loops: they would be compiled
+/// without the instructions of the function around them, and be called where they cannot be inlined.
 ///
 /// # Safety
 /// The processor must have AVX2.
 #[inline(always)]
 pub(super) unsafe fn sums_of(vectors: [__m256; 8]) -> [f32; 8] {
+    let [a, b, c, d, e, f, g, h] = vectors;
     let mut result = [0.0; 8];
+    // SAFETY: the caller's promise.
     unsafe {
-        let halves = |a, b| {
-            _mm256_add_ps(
-                _mm256_permute2f128_ps::<0x20>(a, b),
-                _mm256_permute2f128_ps::<0x31>(a, b),
-            )
-        };
-        let quarters = |a, b| _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
-        let [a, b, c, d, e, f, g, h] = vectors;
-        let (ae, bf, cg, dh) = (halves(a, e), halves(b, f), halves(c, g), halves(d, h));
-        let (ab, cd) = (quarters(ae, bf), quarters(cg, dh));
+        let (ae, bf) = (add_halves(a, e), add_halves(b, f));
+        let (cg, dh) = (add_halves(c, g), add_halves(d, h));
+        let (ab, cd) = (add_quarters(ae, bf), add_quarters(cg, dh));
         let sums = _mm256_add_ps(_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd));
         _mm256_storeu_ps(result.as_mut_ptr(), sums);
     }
     result
+}
+
+/// The sums of the halves of `a`, then those of `b`.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn add_halves(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(a, b),
+            _mm256_permute2f128_ps::<0x31>(a, b),
+        )
+    }
+}
+
+/// In each half, the sums of two and two lanes of `a`, then those of `b`.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn add_quarters(a: __m256, b: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_add_ps(_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b)) }
 }

@@ -108,7 +108,19 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn sums(vectors: [Self; 8]) -> [f32; 8] {
-        unsafe { sums_of(vectors.map(|vector| fold(vector.0))) }
+        let [a, b, c, d, e, f, g, h] = vectors;
+        unsafe {
+            sums_of([
+                fold(a.0),
+                fold(b.0),
+                fold(c.0),
+                fold(d.0),
+                fold(e.0),
+                fold(f.0),
+                fold(g.0),
+                fold(h.0),
+            ])
+        }
     }
 }
 

@@ -60,7 +60,7 @@ impl OwnKernels {
             let writing = |new| Writing { cache, spans, new };
             let prepared = rotary.preparation(new.norms.map(|norms| (norms.k, norms.eps)))?;
             write_keys(&self.machine, writing(part(k)?), prepared, write(&mut kv.keys)?);
-            write_values(writing(part(v)?), write(&mut kv.values)?);
+            write_values(&self.machine, writing(part(v)?), write(&mut kv.values)?);
             let attention = Attention {
                 heads: heads.heads.unsigned_abs() as usize,
                 preparation: rotary.preparation(new.norms.map(|norms| (norms.q, norms.eps)))?,
