@@ -6,6 +6,7 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::ops::{arange, concatenate, select, softmax_axis};
 
+use crate::cuda::DecodeAttention;
 use crate::kernels::{HeadNorms, NewTokens, OwnKernels, Rotary};
 use crate::kv::LayerKv;
 use crate::layers::{Part, RmsNorm, Rope, Sight, dim};
@@ -42,6 +43,8 @@ pub(crate) struct RotaryAttention {
     pub(crate) sight: Sight,
     pub(crate) rope: Rope,
     pub(crate) own: Option<(OwnKernels, Rotary)>,
+    /// Single tokens in one launch, on CUDA.
+    pub(crate) cuda: Option<DecodeAttention>,
 }
 
 impl RotaryAttention {
@@ -52,13 +55,17 @@ impl RotaryAttention {
         if let Some((_, rotary)) = &mut attention.own {
             rotary.window = window;
         }
+        attention.cuda = self.cuda.as_ref().map(|kernel| kernel.within(window));
         attention
     }
 
     /// Makes queries and keys ready, writes keys and values to their positions and attends. Returns `[tokens, heads * head_dim]`.
     pub(crate) fn forward(&self, new: &NewHeads<'_>, layout: &StepLayout, kv: &mut [LayerKv]) -> Result<Array> {
         let Some((kernels, rotary)) = &self.own else {
-            return self.attend(layout.grouped(), &self.rotated(new, layout.positions())?, kv);
+            return match &self.cuda {
+                Some(kernel) => self.attend_by_launches(kernel, new, layout, kv),
+                None => self.attend(layout.grouped(), &self.rotated(new, layout.positions())?, kv),
+            };
         };
         let norms = new.norms.map(|[q, k]| HeadNorms {
             q: q.weight(),
@@ -69,7 +76,8 @@ impl RotaryAttention {
         kernels.attention(rotary, layout.by_bucket(), NewTokens { parts, norms }, kv)
     }
 
-    fn rotated(&self, new: &NewHeads<'_>, positions: &Array) -> Result<Rotated> {
+    /// Normed where there are norms: `[tokens, heads, head_dim]` of queries, keys and values.
+    fn normed(&self, new: &NewHeads<'_>) -> Result<[Array; 3]> {
         let Heads {
             heads,
             kv_heads,
@@ -80,11 +88,43 @@ impl RotaryAttention {
         if let Some([q_norm, k_norm]) = new.norms {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
+        Ok([q, k, v.heads(kv_heads, head_dim)?])
+    }
+
+    fn rotated(&self, new: &NewHeads<'_>, positions: &Array) -> Result<Rotated> {
+        let [q, k, v] = self.normed(new)?;
         Ok(Rotated {
             q: self.rope.forward(&q, positions)?,
             k: self.rope.forward(&k, positions)?,
-            v: v.heads(kv_heads, head_dim)?,
+            v,
         })
+    }
+
+    /// Single tokens by a kernel of ours, which writes their KV itself; what MLX writes goes before, or it would have to copy
+    /// an arena that the kernel also uses.
+    fn attend_by_launches(
+        &self,
+        kernel: &DecodeAttention,
+        new: &NewHeads<'_>,
+        layout: &StepLayout,
+        kv: &mut [LayerKv],
+    ) -> Result<Array> {
+        let grouped = layout.grouped_singles();
+        let mut spans = Vec::with_capacity(grouped.spans.len());
+        if !grouped.spans.is_empty() {
+            let rotated = self.rotated(new, layout.positions())?;
+            write_spans(&grouped.spans, &rotated, kv)?;
+            for span in &grouped.spans {
+                spans.push(self.attend_span(span, &rotated.q, &kv[span.bucket])?);
+            }
+        }
+        let normed = self.normed(new)?;
+        let mut outputs = Vec::with_capacity(grouped.decodes.len() + spans.len());
+        for decodes in &grouped.decodes {
+            outputs.push(kernel.forward(&normed, decodes, &kv[decodes.bucket])?);
+        }
+        outputs.extend(spans);
+        in_order(outputs, grouped)
     }
 
     fn attend(&self, layout: &Grouped, new: &Rotated, kv: &mut [LayerKv]) -> Result<Array> {
@@ -96,14 +136,7 @@ impl RotaryAttention {
         for span in &layout.spans {
             outputs.push(self.attend_span(span, &new.q, &kv[span.bucket])?);
         }
-        let output = match outputs.len() {
-            1 => outputs.swap_remove(0),
-            _ => concatenate(&outputs, 0)?,
-        };
-        match &layout.order {
-            None => Ok(output),
-            Some(order) => output.take_axis(order, 0),
-        }
+        in_order(outputs, layout)
     }
 
     /// Many sequences with one token each, over whole rows of the arena. Matrix products with an explicit mask: MLX's fused
@@ -174,6 +207,18 @@ impl RotaryAttention {
     }
 }
 
+/// Outputs of decodes followed by spans → those of the flat batch.
+fn in_order(mut outputs: Vec<Array>, layout: &Grouped) -> Result<Array> {
+    let output = match outputs.len() {
+        1 => outputs.swap_remove(0),
+        _ => concatenate(&outputs, 0)?,
+    };
+    match &layout.order {
+        None => Ok(output),
+        Some(order) => output.take_axis(order, 0),
+    }
+}
+
 /// Updates in place: the arenas' handles are replaced, so that MLX finds nobody else using their memory.
 fn write(layout: &Grouped, new: &Rotated, kv: &mut [LayerKv]) -> Result<()> {
     for decodes in &layout.decodes {
@@ -183,7 +228,11 @@ fn write(layout: &Grouped, new: &Rotated, kv: &mut [LayerKv]) -> Result<()> {
             target.try_index_mut((&decodes.rows, .., &decodes.positions), &update)?;
         }
     }
-    for span in &layout.spans {
+    write_spans(&layout.spans, new, kv)
+}
+
+fn write_spans(spans: &[Span], new: &Rotated, kv: &mut [LayerKv]) -> Result<()> {
+    for span in spans {
         let arena = &mut kv[span.bucket];
         let (row, start, end) = (dim(span.row), dim(span.start), dim(span.end()));
         for (target, source) in [(&mut arena.keys, &new.k), (&mut arena.values, &new.v)] {

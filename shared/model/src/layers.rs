@@ -39,6 +39,8 @@ pub(crate) struct LayerLoader<'a> {
     pub(crate) dtype: Dtype,
     /// Kernels of our own, where they can be used.
     pub(crate) own: Option<OwnKernels>,
+    /// Whether our kernels for CUDA can be used.
+    pub(crate) cuda: bool,
     /// Quantised weights that a file has as our kernels want them.
     pub(crate) prepared: Option<&'a PreparedWeights>,
     /// What the quantised weights of our kernels cost.

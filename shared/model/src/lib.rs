@@ -6,7 +6,7 @@
 //! # Layout
 //! - [`load`]: config → weights → architecture → [`LoadedModel`]
 //! - `config`, `weights`, `digest`: a model directory's files, checked
-//! - `layers`, `attention`: the computation, in MLX's operations or our own
+//! - `layers`, `attention`: the computation, in MLX's operations or our own (`kernels` on the CPU, `cuda`)
 //! - `transformer`: what architectures put together; `models/<architecture>`: what is special to each
 //! - `kv`, `step`: where KV lies and which tokens of a step see what of it
 //! - `sample`: from logits to tokens
@@ -16,6 +16,7 @@ pub mod blas;
 
 mod attention;
 mod config;
+mod cuda;
 mod digest;
 mod error;
 mod fingerprint;

@@ -9,6 +9,7 @@ use mlx_rs::memory::{active_memory, set_cache_limit};
 
 use crate::blas;
 use crate::config::{ConfigFile, Quantization};
+use crate::cuda;
 use crate::digest;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Backend, Numerics, fingerprint};
@@ -121,11 +122,13 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
     let prepared = own
         .as_ref()
         .and_then(|_| prepared_weights(&options, &weights, quantization.as_ref(), &model_digest));
+    let uses_cuda = backend == Backend::Cuda && options.kernels == Kernels::Auto;
     let mut loader = LayerLoader {
         weights: &mut weights,
         quantization: quantization.as_ref(),
         dtype: dtype.to_mlx(),
         own: own.clone(),
+        cuda: uses_cuda,
         prepared: prepared.as_ref(),
         packed: Footprint::default(),
         positions: limits.context_tokens as usize,
@@ -158,7 +161,10 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
             backend,
             dtype,
             blas: &blas,
-            own: own.as_ref().map(|own| own.name(packed != Footprint::default())),
+            own: match &own {
+                Some(own) => Some(own.name(packed != Footprint::default())),
+                None => uses_cuda.then(|| cuda::KERNEL_SET.to_owned()),
+            },
             uses_mlx_products,
             threads,
         }),

@@ -54,6 +54,7 @@ pub(crate) struct StepLayout {
     arenas: Vec<ArenaShape>,
     positions: OnceCell<Array>,
     grouped: OnceCell<Grouped>,
+    grouped_singles: OnceCell<Grouped>,
     by_bucket: OnceCell<Vec<BucketSpans>>,
 }
 
@@ -90,6 +91,7 @@ impl StepLayout {
             arenas,
             positions: OnceCell::new(),
             grouped: OnceCell::new(),
+            grouped_singles: OnceCell::new(),
             by_bucket: OnceCell::new(),
         }
     }
@@ -103,7 +105,14 @@ impl StepLayout {
     }
 
     pub(crate) fn grouped(&self) -> &Grouped {
-        self.grouped.get_or_init(|| Grouped::new(&self.spans, &self.arenas))
+        self.grouped
+            .get_or_init(|| Grouped::new(&self.spans, &self.arenas, Together::Many))
+    }
+
+    /// The same with all single tokens of a bucket together, be they many or one.
+    pub(crate) fn grouped_singles(&self) -> &Grouped {
+        self.grouped_singles
+            .get_or_init(|| Grouped::new(&self.spans, &self.arenas, Together::All))
     }
 
     /// The buckets that have spans, with them.
@@ -132,8 +141,16 @@ impl From<&Span> for kr_kernels::Span {
     }
 }
 
+/// Which single tokens of a bucket are computed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Together {
+    /// Those of a bucket where enough of its rows have one.
+    Many,
+    All,
+}
+
 impl Grouped {
-    fn new(all: &[Span], arenas: &[ArenaShape]) -> Self {
+    fn new(all: &[Span], arenas: &[ArenaShape], together: Together) -> Self {
         let mut grouped: Vec<Vec<Span>> = vec![Vec::new(); arenas.len()];
         let mut spans = Vec::new();
         for span in all {
@@ -145,7 +162,8 @@ impl Grouped {
         let mut decodes = Vec::new();
         let mut computed = Vec::new();
         for (group, arena) in grouped.into_iter().zip(arenas) {
-            if group.len() > 1 && group.len() * 4 >= arena.rows {
+            let many = group.len() > 1 && group.len() * 4 >= arena.rows;
+            if many || together == Together::All && !group.is_empty() {
                 computed.extend(group.iter().map(|span| span.offset));
                 decodes.push(Decodes::new(&group, *arena));
             } else {

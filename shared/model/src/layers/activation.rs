@@ -6,6 +6,7 @@ use mlx_rs::ops::{sigmoid, tanh};
 use mlx_rs::{Array, Dtype};
 
 use super::{LayerLoader, Linear, Part, dim};
+use crate::cuda;
 use crate::kernels::OwnKernels;
 
 /// `silu(gate(x)) · up(x)` with `silu(g) = g · sigmoid(g)` (Shazeer 2020, arXiv 2002.05202). `x`: `[tokens, inputs]` →
@@ -17,8 +18,12 @@ pub(crate) fn swiglu(gate: &Linear, up: &Linear, x: &Array) -> Result<Array> {
     if let (Some((own, gate)), Some((_, up))) = (gate.packed_weight(), up.packed_weight()) {
         return own.packed_gated(x, [gate, up]);
     }
+    let cuda = gate.cuda;
     let (gate, up) = (gate.forward(x)?, up.forward(x)?);
-    sigmoid(&gate)?.multiply(gate)?.multiply(up)
+    match cuda {
+        true => cuda::swiglu(&gate, &up),
+        false => sigmoid(&gate)?.multiply(gate)?.multiply(up),
+    }
 }
 
 /// What a gate is put through.

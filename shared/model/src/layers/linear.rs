@@ -18,13 +18,18 @@ impl LayerLoader<'_> {
         if !bias {
             self.weights
                 .refuse(&bias_name, "is there, but config.json says this layer has no bias")?;
-            return Ok(Linear { weight, bias: None });
+            return Ok(Linear {
+                weight,
+                bias: None,
+                cuda: self.cuda,
+            });
         }
         self.parameters += u64::from(shape.rows);
         let bias = self.weights.dense(&bias_name, &[shape.rows], self.dtype)?;
         Ok(Linear {
             weight,
             bias: Some(bias),
+            cuda: self.cuda,
         })
     }
 }
@@ -34,6 +39,8 @@ impl LayerLoader<'_> {
 pub(crate) struct Linear {
     weight: Matrix,
     bias: Option<Array>,
+    /// Whether our kernels for CUDA can take its results.
+    pub(super) cuda: bool,
 }
 
 impl Linear {

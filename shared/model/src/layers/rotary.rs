@@ -8,6 +8,7 @@ use mlx_rs::{Array, fast};
 
 use super::{LayerLoader, dim};
 use crate::attention::{Heads, RotaryAttention};
+use crate::cuda::{DecodeAttention, Decoding};
 use crate::kernels::Rotary;
 
 /// How far positions turn the elements of a head.
@@ -46,11 +47,20 @@ impl LayerLoader<'_> {
             };
             (kernels, rotary)
         });
+        let cuda = self.cuda.then_some(Decoding {
+            heads,
+            periods: &rope.periods,
+            turned_scale: rotation.scale,
+            scale: sight.scale,
+            window: sight.window,
+        });
+        let cuda = cuda.as_ref().and_then(DecodeAttention::new);
         RotaryAttention {
             heads,
             sight,
             rope,
             own,
+            cuda,
         }
     }
 }
