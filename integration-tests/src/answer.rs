@@ -26,12 +26,13 @@ pub struct Answer {
     pub finish: Finish,
 }
 
-/// Returns parameters for a greedy answer of at most `max_tokens`.
+/// Returns parameters for a greedy answer of at most `max_tokens`, computed for this request alone.
 #[must_use]
 pub fn greedy(max_tokens: u32) -> Parameters {
     Parameters {
         temperature: Some(0.0),
         max_tokens: Some(max_tokens),
+        disable_coalescing: Some(true),
         ..Parameters::default()
     }
 }

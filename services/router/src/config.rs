@@ -19,6 +19,7 @@ pub(crate) use options::{Options, Task};
 pub(crate) use worker::{WorkerConfig, WorkerSettings};
 
 use crate::adaptive::Bounds;
+use crate::coalesce::Coalescing;
 use crate::policy::PolicyKind;
 use crate::queue::QueueLimits;
 
@@ -37,6 +38,7 @@ pub(crate) struct Config {
     pub(crate) batch: BatchConfig,
     /// Which worker takes a request: `affinity`, `least_load`, `power_of_two` or `round_robin`.
     pub(crate) placement: String,
+    pub(crate) coalescing: CoalescingConfig,
     pub(crate) limits: LimitsConfig,
     pub(crate) worker: WorkerConfig,
     pub(crate) drain: DrainConfig,
@@ -145,6 +147,15 @@ pub(crate) struct BatchConfig {
     pub(crate) hold: Duration,
 }
 
+/// Identical requests in flight whose answers leave nothing to chance share one sequence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct CoalescingConfig {
+    pub(crate) enabled: bool,
+    /// Also where they are of different tenants, who then can tell by the time what others ask.
+    pub(crate) across_tenants: bool,
+}
+
 /// Bounds on requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -192,6 +203,7 @@ impl Default for Config {
             queue: QueueConfig::default(),
             batch: BatchConfig::default(),
             placement: PolicyKind::default().to_string(),
+            coalescing: CoalescingConfig::default(),
             limits: LimitsConfig::default(),
             worker: WorkerConfig::default(),
             drain: DrainConfig::default(),
@@ -248,6 +260,19 @@ impl Default for BatchConfig {
             max_sequences: bounds.most,
             token_time: Duration::ZERO,
             hold: Duration::ZERO,
+        }
+    }
+}
+
+impl Default for CoalescingConfig {
+    fn default() -> Self {
+        let Coalescing {
+            enabled,
+            across_tenants,
+        } = Coalescing::default();
+        Self {
+            enabled,
+            across_tenants,
         }
     }
 }

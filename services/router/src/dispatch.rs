@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::adaptive::Bounds;
+use crate::coalesce::{Coalescing, Identity};
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::policy::PolicyKind;
 use crate::queue::QueueLimits;
@@ -48,6 +49,7 @@ pub(crate) struct ModelSetup {
     pub(crate) batch: Bounds,
     /// How long a sequence may be held back until others come to start with it.
     pub(crate) hold: Duration,
+    pub(crate) coalescing: Coalescing,
     pub(crate) stream: StreamLimits,
     pub(crate) watchdog: WatchdogLimits,
     pub(crate) workers: Vec<WorkerSetup>,
@@ -57,13 +59,15 @@ pub(crate) struct ModelSetup {
 #[derive(Debug)]
 struct Submission {
     request: SequenceRequest,
+    /// What an identical one has in common with it, where they may share a sequence.
+    identity: Option<Identity>,
     reply: oneshot::Sender<Result<SequenceStream, Failed>>,
 }
 
 /// Takes sequences for all models. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Dispatcher {
-    models: Arc<[mpsc::Sender<Submission>]>,
+    models: Arc<[(mpsc::Sender<Submission>, Coalescing)]>,
     snapshots: watch::Receiver<Snapshot>,
 }
 
@@ -94,8 +98,9 @@ impl Dispatcher {
                 publish: snapshot::Publisher::new(index, publish.clone()),
             };
             let model_metrics = ModelMetrics::new(metrics.clone(), setup.name.clone());
+            let coalescing = setup.coalescing;
             let running = tokio::spawn(turn::run(setup, model_metrics, ends));
-            handles.push(sender);
+            handles.push((sender, coalescing));
             loops.push((drain, AbortOnDropHandle::new(running)));
         }
         let dispatcher = Self {
@@ -115,9 +120,14 @@ impl Dispatcher {
     /// A sequence that was queued meanwhile leaves the queue again.
     pub(crate) async fn submit(&self, request: SequenceRequest) -> Result<SequenceStream, Failed> {
         // An index comes from the same configuration as the handles; without one there is nothing to wait for.
-        let model = self.models.get(request.model.0).ok_or(Failed::Draining)?;
+        let (model, coalescing) = self.models.get(request.model.0).ok_or(Failed::Draining)?;
+        let identity = coalescing.identity(&request);
         let (reply, answer) = oneshot::channel();
-        let submission = Submission { request, reply };
+        let submission = Submission {
+            request,
+            identity,
+            reply,
+        };
         model.send(submission).await.map_err(|_| Failed::Draining)?;
         answer.await.unwrap_or(Err(Failed::Draining))
     }

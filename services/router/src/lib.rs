@@ -32,6 +32,7 @@ mod validate;
 mod adaptive;
 mod batch;
 mod clock;
+mod coalesce;
 mod convert_worker;
 mod dispatch;
 mod fairness;

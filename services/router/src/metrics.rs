@@ -21,6 +21,9 @@ const WORKER: &str = "worker";
 const REASON: &str = "reason";
 const CAUSE: &str = "cause";
 const OUTCOME: &str = "outcome";
+const KIND: &str = "kind";
+const KIND_PROMPT: &str = "prompt";
+const KIND_GENERATED: &str = "generated";
 const DIRECTION: &str = "direction";
 
 /// All instruments.
@@ -48,6 +51,8 @@ struct Scheduling {
     waiting: Gauge<u64>,
     waiting_tenants: Gauge<u64>,
     placements: Counter<u64>,
+    joined: Counter<u64>,
+    saved_tokens: Counter<u64>,
     expected_cached: Counter<u64>,
     forecasts: Counter<u64>,
     departures: Counter<u64>,
@@ -72,6 +77,16 @@ impl Scheduling {
                 .u64_gauge("kr.queue.tenants")
                 .with_description("Tenants with sequences in the router's queue, which take turns.")
                 .with_unit("{tenant}")
+                .build(),
+            joined: meter
+                .u64_counter("kr.coalescing.joined")
+                .with_description("Requests that joined an identical one in flight instead of running.")
+                .with_unit("{request}")
+                .build(),
+            saved_tokens: meter
+                .u64_counter("kr.coalescing.tokens_saved")
+                .with_description("Tokens, prompt and generated, that joined requests got without their being computed again.")
+                .with_unit("{token}")
                 .build(),
             placements: meter
                 .u64_counter("kr.placement.decisions")
@@ -251,6 +266,10 @@ impl ModelMetrics {
         let scheduling = &self.metrics.scheduling;
         scheduling.prompt_tokens.add(0, std::slice::from_ref(&self.model));
         scheduling.retried.add(0, std::slice::from_ref(&self.model));
+        scheduling.joined.add(0, std::slice::from_ref(&self.model));
+        for kind in [KIND_PROMPT, KIND_GENERATED] {
+            self.saved(kind, 0);
+        }
         for forecast in [Forecast::Kept, Forecast::Early] {
             let outcome = KeyValue::new(OUTCOME, forecast.as_str());
             scheduling.forecasts.add(0, &[self.model.clone(), outcome]);
@@ -267,6 +286,23 @@ impl ModelMetrics {
             .scheduling
             .departures
             .add(1, &[self.model.clone(), outcome]);
+    }
+
+    pub(crate) fn joined(&self, prompt_tokens: usize) {
+        self.metrics.scheduling.joined.add(1, std::slice::from_ref(&self.model));
+        self.saved(KIND_PROMPT, prompt_tokens);
+    }
+
+    /// Counts generated tokens that went to more than one client.
+    pub(crate) fn saved_tokens(&self, count: usize) {
+        if count > 0 {
+            self.saved(KIND_GENERATED, count);
+        }
+    }
+
+    fn saved(&self, kind: &'static str, count: usize) {
+        let labels = [self.model.clone(), KeyValue::new(KIND, kind)];
+        self.metrics.scheduling.saved_tokens.add(count as u64, &labels);
     }
 
     pub(crate) fn placed(&self, choice: Choice) {

@@ -13,6 +13,7 @@ use kr_tokenizer::Bundle;
 use crate::adaptive::Bounds;
 use crate::auth::ApiKeys;
 use crate::catalog::{Catalog, ServedModel, context_of};
+use crate::coalesce::Coalescing;
 use crate::config::{Config, ModelConfig};
 use crate::dispatch::ModelSetup;
 use crate::queue::QueueLimits;
@@ -136,6 +137,10 @@ impl Plan {
                 token_time: Some(config.batch.token_time).filter(|time| !time.is_zero()),
             },
             hold: config.batch.hold,
+            coalescing: Coalescing {
+                enabled: config.coalescing.enabled,
+                across_tenants: config.coalescing.across_tenants,
+            },
             stream: StreamLimits::default(),
             watchdog: WatchdogLimits::default(),
             workers: workers.collect(),

@@ -276,6 +276,36 @@ impl Queue {
         Some(entry)
     }
 
+    /// Changes the priority and the deadline of a waiting sequence. What it has waited keeps counting, and so does its place
+    /// among its tenant's.
+    pub(crate) fn revise(&mut self, key: SequenceKey, priority: Priority, deadline: Option<Instant>) {
+        let Some(((lane, number), old)) = self.entries.get(&key).cloned() else {
+            return;
+        };
+        let entry = Entry {
+            priority,
+            deadline,
+            ..old.clone()
+        };
+        self.deadlines.extend(deadline.map(|deadline| (deadline, key)));
+        if let Some(before) = old.deadline.filter(|before| Some(*before) != deadline) {
+            self.deadlines.remove(&(before, key));
+        }
+        let mut lane = lane;
+        if let Lane::Waiting(class) = &mut lane
+            && priority != old.priority
+        {
+            if let Some(promotion) = self.promotion(*class, &old) {
+                self.promotions.remove(&promotion);
+            }
+            self.classes[*class as usize].remove(&old.tenant, number);
+            *class = priority;
+            self.classes[priority as usize].insert(number, &entry);
+            self.promotions.extend(self.promotion(priority, &entry));
+        }
+        self.entries.insert(key, ((lane, number), entry));
+    }
+
     /// Returns when the next deadline passes: call [`Self::take_expired`] then.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

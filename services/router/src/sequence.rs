@@ -48,6 +48,8 @@ pub(crate) struct SequenceRequest {
     /// Salt of the block hashes, the tenant mixed in.
     pub(crate) cache_salt: Vec<u8>,
     pub(crate) bypass_prefix_cache: bool,
+    /// The client's own cache salt, where an identical request may share this sequence.
+    pub(crate) shared_under: Option<Arc<str>>,
     /// Log probabilities of the prompt's tokens, with this many most likely ones beside each.
     pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) arrived: Instant,
@@ -85,6 +87,8 @@ pub(crate) struct Accepted {
     pub(crate) attempts: u32,
     /// From arrival until it was sent to the worker that took it.
     pub(crate) queue_time: Duration,
+    /// Whether it was another client's already when this one joined.
+    pub(crate) coalesced: bool,
 }
 
 /// Generated tokens of one step.

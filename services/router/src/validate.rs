@@ -138,6 +138,7 @@ impl Validator {
             max_tokens,
             cache_salt: kr_contract::block_salt(&call.tenant.0, &checked.cache_salt),
             bypass_prefix_cache: checked.bypass_prefix_cache,
+            shared_under: checked.may_share.then(|| checked.cache_salt.as_str().into()),
             prompt_logprobs: checked.prompt_logprobs,
             arrived: call.arrived,
             deadline: call.deadline,

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::ModelSetup;
 use super::state::State;
 use super::testing::{metrics, request, setup};
+use crate::coalesce::Coalescing;
 use crate::convert_worker::profile;
 use crate::metrics::ModelMetrics;
 use crate::policy::WorkerIndex;
@@ -37,6 +38,8 @@ struct Arrival {
     /// How many it really generates; up to `max_tokens`.
     answer_tokens: u32,
     patience: Option<Duration>,
+    /// May share an identical one's answer.
+    shared: bool,
 }
 
 impl Default for Arrival {
@@ -49,6 +52,7 @@ impl Default for Arrival {
             max_tokens: 100,
             answer_tokens: 100,
             patience: None,
+            shared: false,
         }
     }
 }
@@ -166,9 +170,11 @@ impl Simulation {
             prompt: arrival.prompt.clone(),
             arrived: self.now,
             deadline: arrival.patience.map(|patience| self.now + patience),
+            shared_under: arrival.shared.then(|| "".into()),
             ..request(arrival.max_tokens)
         };
-        let (fate, stream) = match self.state.submit(request, self.now) {
+        let identity = Coalescing::default().identity(&request);
+        let (fate, stream) = match self.state.submit(request, identity, self.now) {
             Ok(stream) => (Fate::Open, Some(stream)),
             Err(Failed::CannotStart { .. }) => (Fate::Shed, None),
             Err(_) => (Fate::Refused, None),

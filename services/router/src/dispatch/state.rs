@@ -15,18 +15,19 @@ use super::slot::Slot;
 use super::snapshot::{ModelSnapshot, ModelState};
 use crate::adaptive::Bounds;
 use crate::batch;
+use crate::coalesce::{Identity, Joined, Reader, Readers};
 use crate::metrics::{Departure, Forecast, ModelMetrics, Rejection};
 use crate::policy::{Choice, Policy, WorkerIndex};
 use crate::queue::{Entry, Full, Queue};
 use crate::sequence::{
-    Accepted, CancelReason, Cancellations, Failed, SequenceKey, SequenceRequest, SequenceSender, SequenceStream,
-    StreamLimits, stream,
+    Accepted, CancelReason, Cancellations, Failed, SequenceKey, SequenceRequest, SequenceStream, StreamLimits, stream,
 };
 use crate::workers::{Admission, Command};
 use blocks::Blocks;
 
 mod blocks;
 mod events;
+mod sharing;
 mod start;
 
 /// Tries of one sequence while no token of it was sent: the first, and one more after its worker was lost.
@@ -44,7 +45,11 @@ pub(super) struct State {
     policy: Box<dyn Policy>,
     slots: Vec<Slot>,
     sequences: HashMap<SequenceKey, Sequence>,
-    /// Of running sequences; the queue keeps those of waiting ones.
+    /// Which sequence each reader reads that joined one.
+    joined: HashMap<SequenceKey, SequenceKey>,
+    /// Sequences that identical requests may join.
+    shared: HashMap<Identity, SequenceKey>,
+    /// Of readers. The queue has the latest of each waiting sequence too.
     deadlines: BTreeSet<(Instant, SequenceKey)>,
     cancellations: Arc<Cancellations>,
     metrics: ModelMetrics,
@@ -61,7 +66,9 @@ pub(super) struct State {
 #[derive(Debug)]
 struct Sequence {
     request: Arc<SequenceRequest>,
-    sender: SequenceSender,
+    /// What it has in common with requests that may join it.
+    identity: Option<Identity>,
+    readers: Readers,
     attempts: u32,
     /// The earliest start forecast, where it has a deadline and had to wait.
     earliest_start: Option<Instant>,
@@ -110,9 +117,9 @@ impl Sequence {
         Entry {
             key,
             tenant: self.request.tenant.clone(),
-            priority: self.request.priority,
+            priority: self.readers.priority(),
             since: self.request.arrived,
-            deadline: self.request.deadline,
+            deadline: self.readers.deadline(),
             prompt_tokens: self.request.prompt.len(),
             max_tokens: self.request.max_tokens,
             blocks: self.blocks.names.clone(),
@@ -139,6 +146,8 @@ impl State {
             policy: setup.policy.build(setup.seed),
             slots: setup.workers.iter().map(|worker| slot(&worker.name)).collect(),
             sequences: HashMap::new(),
+            joined: HashMap::new(),
+            shared: HashMap::new(),
             deadlines: BTreeSet::new(),
             cancellations: Arc::default(),
             metrics,
@@ -177,7 +186,12 @@ impl State {
     ///
     /// # Errors
     /// Answer the client at once: nothing was queued.
-    pub(super) fn submit(&mut self, request: SequenceRequest, now: Instant) -> Result<SequenceStream, Failed> {
+    pub(super) fn submit(
+        &mut self,
+        request: SequenceRequest,
+        identity: Option<Identity>,
+        now: Instant,
+    ) -> Result<SequenceStream, Failed> {
         if self.draining {
             return Err(self.refused(Rejection::Draining, Failed::Draining));
         }
@@ -186,11 +200,26 @@ impl State {
         }
         let key = SequenceKey(self.next_key);
         let (sender, stream) = stream::channel(key, self.cancellations.clone(), self.stream_limits);
+        let mut reader = Reader {
+            key,
+            sender,
+            arrived: request.arrived,
+            deadline: request.deadline,
+            priority: request.priority,
+            joined: Joined::First,
+        };
+        if let Some(shared) = identity.and_then(|identity| self.shared.get(&identity).copied()) {
+            reader.joined = Joined::Later;
+            self.join(shared, reader, now);
+            return Ok(stream);
+        }
+        let deadline = request.deadline;
         let blocks = self.blocks_of(&request);
         let mut sequence = Sequence {
             blocks,
             request: Arc::new(request),
-            sender,
+            identity,
+            readers: Readers::new(reader),
             attempts: 0,
             earliest_start: None,
             emitted: Vec::new(),
@@ -211,9 +240,11 @@ impl State {
         };
         self.next_key += 1;
         self.sequences.insert(key, sequence);
+        self.shared.extend(identity.map(|identity| (identity, key)));
+        self.deadlines.extend(deadline.map(|deadline| (deadline, key)));
         if let Some(sequence) = displaced.and_then(|displaced| self.remove(displaced.key)) {
             self.metrics.departed(Departure::Displaced);
-            sequence.sender.fail(self.queue_full());
+            sequence.readers.fail(&self.queue_full());
         }
         Ok(stream)
     }
@@ -231,28 +262,6 @@ impl State {
         }
     }
 
-    /// Stops a sequence because of its reader. Unknown ones have ended.
-    pub(super) fn cancel(&mut self, key: SequenceKey, reason: CancelReason) {
-        let Some(sequence) = self.sequences.get_mut(&key) else {
-            return;
-        };
-        match &mut sequence.place {
-            Place::Running(run) if reason == CancelReason::StopText => {
-                run.stopping = true;
-                if let Some(deadline) = sequence.request.deadline {
-                    self.deadlines.remove(&(deadline, key));
-                }
-                self.tell_cancel(key, reason);
-            }
-            Place::Waiting | Place::Running(_) => {
-                if self.queue.remove(key).is_some() {
-                    self.metrics.departed(Departure::Abandoned);
-                }
-                self.end_early(key, reason);
-            }
-        }
-    }
-
     /// Does everything that is due: deadlines, patience, and sending what can run. Call it after every event.
     pub(super) fn turn(&mut self, now: Instant) {
         for entry in self.queue.take_expired(now) {
@@ -263,14 +272,14 @@ impl State {
             && deadline <= now
         {
             self.deadlines.pop_first();
-            self.fail(key, CancelReason::Deadline, Failed::DeadlineExceeded);
+            self.end_reader(key, CancelReason::Deadline, Some(Failed::DeadlineExceeded));
         }
         if let Some(since) = self.without_worker_since {
             for entry in self.queue.take_impatient(since, now) {
                 self.metrics.departed(Departure::NoWorker);
-                if let Some(sequence) = self.sequences.remove(&entry.key) {
+                if let Some(sequence) = self.remove(entry.key) {
                     let waited = now.saturating_duration_since(entry.since);
-                    sequence.sender.fail(Failed::NoWorker { waited });
+                    sequence.readers.fail(&Failed::NoWorker { waited });
                 }
             }
         }
@@ -367,8 +376,6 @@ impl State {
             span: Some(dispatch_span(&sequence.request, slot.name(), sequence.attempts)),
             stopping: false,
         });
-        self.deadlines
-            .extend(entry.deadline.map(|deadline| (deadline, entry.key)));
         self.pace.departed(now);
         self.metrics.departed(Departure::Dispatched);
         self.metrics.placed(choice);
@@ -384,16 +391,13 @@ impl State {
         }
         sequence.place = Place::Waiting;
         let entry = sequence.entry(key);
-        if let Some(deadline) = entry.deadline {
-            self.deadlines.remove(&(deadline, key));
-        }
         self.queue.push_returned(entry);
     }
 
     /// Ends a sequence with a failure; its worker is told.
     fn fail(&mut self, key: SequenceKey, reason: CancelReason, failed: Failed) {
         if let Some(sequence) = self.end_early(key, reason) {
-            sequence.sender.fail(failed);
+            sequence.readers.fail(&failed);
         }
     }
 
@@ -416,8 +420,12 @@ impl State {
 
     fn remove(&mut self, key: SequenceKey) -> Option<Sequence> {
         let sequence = self.sequences.remove(&key)?;
-        if let Some(deadline) = sequence.request.deadline {
-            self.deadlines.remove(&(deadline, key));
+        self.close_to_others(key, sequence.identity);
+        for reader in sequence.readers.iter() {
+            self.joined.remove(&reader.key);
+            if let Some(deadline) = reader.deadline {
+                self.deadlines.remove(&(deadline, reader.key));
+            }
         }
         Some(sequence)
     }

@@ -8,6 +8,7 @@ use kr_contract::{RequestId, SamplingParams};
 use super::ModelSetup;
 use crate::adaptive::Bounds;
 use crate::clock;
+use crate::coalesce::Coalescing;
 use crate::metrics::Metrics;
 use crate::policy::PolicyKind;
 use crate::queue::QueueLimits;
@@ -28,6 +29,7 @@ pub(crate) fn request(max_tokens: u32) -> SequenceRequest {
         max_tokens,
         cache_salt: Vec::new(),
         bypass_prefix_cache: false,
+        shared_under: None,
         prompt_logprobs: None,
         arrived: clock::now(),
         deadline: None,
@@ -55,6 +57,7 @@ pub(crate) fn setup(addresses: &[Address]) -> ModelSetup {
         seed: 1,
         batch: Bounds::default(),
         hold: Duration::ZERO,
+        coalescing: Coalescing::default(),
         stream: StreamLimits::default(),
         watchdog: WatchdogLimits::default(),
         workers: workers.collect(),

@@ -452,3 +452,106 @@ async fn a_loop_that_ends_by_itself_is_noticed() {
     bed.running.loops[0].1.abort();
     soon(bed.running.failed()).await;
 }
+
+fn shared(max_tokens: u32) -> SequenceRequest {
+    SequenceRequest {
+        shared_under: Some("".into()),
+        ..request(max_tokens)
+    }
+}
+
+#[tokio::test]
+async fn a_late_joiner_gets_the_tokens_so_far_and_then_the_live_ones() {
+    let mut bed = bed(1);
+    let mut worker = bed.ready(0).await;
+    let mut first = bed.submit(shared(8)).await;
+    let id = worker.next_admit().await.sequence_id;
+    worker.tokens(id, 0, &[5, 6]).await;
+    assert!(!first.accepted().await.coalesced);
+    assert_eq!(first.tokens().await.ids, [5, 6]);
+    let mut late = bed.submit(shared(8)).await;
+    assert!(late.accepted().await.coalesced);
+    let head = late.tokens().await;
+    assert_eq!((head.start_index, head.ids), (0, vec![5, 6]));
+    worker.tokens(id, 2, &[7]).await;
+    assert_eq!(first.tokens().await.ids, [7]);
+    let tail = late.tokens().await;
+    assert_eq!((tail.start_index, tail.ids), (2, vec![7]));
+    worker.finish(id, proto::FinishReason::Length).await;
+    assert_eq!(first.finished().await, FinishReason::Length);
+    assert_eq!(late.finished().await, FinishReason::Length);
+}
+
+#[tokio::test]
+async fn the_last_reader_to_leave_cancels() {
+    let mut bed = bed(1);
+    let mut worker = bed.ready(0).await;
+    let first = bed.submit(shared(8)).await;
+    let id = worker.next_admit().await.sequence_id;
+    let mut late = bed.submit(shared(8)).await;
+    drop(first);
+    worker.tokens(id, 0, &[5]).await;
+    late.accepted().await;
+    assert_eq!(late.tokens().await.ids, [5], "the others go on");
+    drop(late);
+    assert_eq!(worker.next_cancel().await, (id, proto::CancelReason::ClientGone));
+    // What is cancelled is joined by nobody.
+    let _again = bed.submit(shared(8)).await;
+    assert_ne!(worker.next_admit().await.sequence_id, id);
+}
+
+#[tokio::test]
+async fn a_readers_deadline_or_stop_text_ends_its_own_answer_only() {
+    let mut bed = bed(1);
+    let mut worker = bed.ready(0).await;
+    let mut first = bed.submit(shared(8)).await;
+    let id = worker.next_admit().await.sequence_id;
+    let mut hurried = bed
+        .submit(SequenceRequest {
+            deadline: in_millis(300),
+            ..shared(8)
+        })
+        .await;
+    let mut stopping = bed.submit(shared(8)).await;
+    worker.tokens(id, 0, &[5]).await;
+    for stream in [&mut first, &mut hurried, &mut stopping] {
+        stream.accepted().await;
+        stream.tokens().await;
+    }
+    stopping.0.stop_text_found();
+    assert_eq!(soon(stopping.0.recv()).await, None, "nothing is left to wait for");
+    assert_eq!(hurried.failed().await, Failed::DeadlineExceeded);
+    worker.tokens(id, 1, &[6]).await;
+    assert_eq!(first.tokens().await.ids, [6]);
+    worker.finish(id, proto::FinishReason::Length).await;
+    assert_eq!(first.finished().await, FinishReason::Length);
+}
+
+#[tokio::test]
+async fn a_waiting_group_has_the_most_generous_deadline_and_priority_of_its_readers() {
+    let mut bed = bed_with(1, |setup| setup.batch.most = 1);
+    let mut worker = bed.ready(0).await;
+    let _running = bed.submit(request(8)).await;
+    let id = worker.next_admit().await.sequence_id;
+    let _normal = bed.submit(request(16)).await;
+    let mut hurried = bed
+        .submit(SequenceRequest {
+            deadline: in_millis(100),
+            ..shared(8)
+        })
+        .await;
+    let _patient = bed
+        .submit(SequenceRequest {
+            priority: crate::sequence::Priority::High,
+            ..shared(8)
+        })
+        .await;
+    assert_eq!(hurried.failed().await, Failed::DeadlineExceeded);
+    worker.finish(id, proto::FinishReason::Length).await;
+    let next = worker.next_admit().await;
+    assert_eq!(
+        (next.max_tokens, next.time_left),
+        (8, None),
+        "the group goes before who came first"
+    );
+}

@@ -137,7 +137,7 @@ impl Model {
         let mut changed = false;
         match event {
             Event::Submitted(submission) => {
-                let answer = self.state.submit(submission.request, now);
+                let answer = self.state.submit(submission.request, submission.identity, now);
                 // A caller who is gone drops the stream, which cancels the sequence.
                 let _ = submission.reply.send(answer);
             }

@@ -124,6 +124,27 @@ fn a_flood_delays_another_tenant_by_one_turn_only() {
 }
 
 #[test]
+fn a_revised_sequence_keeps_what_it_has_waited() {
+    let now = Instant::now();
+    let mut queue = Queue::new(limits(8));
+    queue.push(entry(1, Priority::Normal, now)).unwrap();
+    queue.push(entry(2, Priority::Low, now)).unwrap();
+    queue.revise(SequenceKey(2), Priority::High, Some(now + SECOND));
+    assert_eq!(queue.head(now).unwrap().key.0, 2);
+    assert_eq!(queue.next_expiry(), Some(now + SECOND));
+    queue.revise(SequenceKey(2), Priority::Low, None);
+    assert_eq!(queue.head(now).unwrap().key.0, 1);
+    assert_eq!(queue.next_expiry(), None);
+    queue.push(entry(3, Priority::High, now + 20 * SECOND)).unwrap();
+    queue.remove(SequenceKey(1)).unwrap();
+    assert_eq!(
+        queue.head(now + 20 * SECOND).unwrap().key.0,
+        2,
+        "it has aged all the while"
+    );
+}
+
+#[test]
 fn expired_requests_leave_the_queue() {
     let now = Instant::now();
     let mut queue = Queue::new(limits(8));

@@ -71,6 +71,7 @@ fn accepted() -> Accepted {
         model_digest: "d".into(),
         attempts: 1,
         queue_time: Duration::from_millis(3),
+        coalesced: false,
     }
 }
 

@@ -74,6 +74,8 @@ struct Unread {
     tokens: Option<Tokens>,
     tokens_since: Option<Instant>,
     end: Option<SequenceEvent>,
+    /// Nothing comes any more, not even an end.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -172,6 +174,12 @@ impl SequenceSender {
         self.end(SequenceEvent::Failed(failed));
     }
 
+    /// Ends the stream without an event, for a reader that has all it wants.
+    pub(crate) fn close(self) {
+        lock(&self.shared.unread).closed = true;
+        self.shared.readable.notify_one();
+    }
+
     fn end(&self, event: SequenceEvent) {
         lock(&self.shared.unread).end.get_or_insert(event);
         self.shared.readable.notify_one();
@@ -216,6 +224,9 @@ impl SequenceStream {
             if let Some(event) = self.take() {
                 return Some(event);
             }
+            if self.ended {
+                break;
+            }
             self.shared.readable.notified().await;
         }
         None
@@ -244,6 +255,10 @@ impl SequenceStream {
                 self.unread_time += if lay < NO_STALL { Duration::ZERO } else { lay };
             }
             return Some(SequenceEvent::Tokens(tokens));
+        }
+        if unread.closed {
+            self.ended = true;
+            return None;
         }
         let end = unread.end.take();
         self.ended = end.is_some();

@@ -24,6 +24,8 @@ pub(crate) struct Checked {
     pub(crate) priority: Priority,
     pub(crate) cache_salt: String,
     pub(crate) bypass_prefix_cache: bool,
+    /// An identical request may share the answer: nothing in it is left to chance, and the client does not mind.
+    pub(crate) may_share: bool,
     pub(crate) prompt_logprobs: Option<u32>,
 }
 
@@ -40,7 +42,6 @@ pub(super) struct Most {
 pub(super) fn not_implemented(asked: &Asked) -> Vec<&'static str> {
     let parameters = &asked.parameters;
     let grouped = |grouping: &pb::StreamGrouping| grouping.max_tokens > 0 || grouping.max_delay.is_some();
-    // `disable_coalescing` is not here: requests are never coalesced yet, so that it is honoured as it stands.
     let fields = [
         (parameters.response_format.is_some(), "parameters.response_format"),
         (
@@ -83,6 +84,8 @@ pub(super) fn check(parameters: pb::Parameters, most: Most, violations: &mut Vec
         ignore_eos: parameters.ignore_eos.unwrap_or(false),
         logprobs: parameters.logprobs,
     };
+    let repeatable = params.is_greedy() || parameters.seed.is_some();
+    let may_share = repeatable && !parameters.disable_coalescing.unwrap_or(false);
     let mut wrong = |field: &str, description: String| {
         violations.push(Violation::new(format!("parameters.{field}"), description));
     };
@@ -145,6 +148,7 @@ pub(super) fn check(parameters: pb::Parameters, most: Most, violations: &mut Vec
         priority: priority(parameters.priority, &mut wrong),
         cache_salt: salt,
         bypass_prefix_cache: parameters.bypass_prefix_cache.unwrap_or(false),
+        may_share,
         prompt_logprobs: parameters.prompt_logprobs,
     })
 }

@@ -351,3 +351,25 @@ async fn of_thousands_of_messages_at_fault_a_few_are_named() {
     let named = fields(conversation(10_000, "", "hello")).await;
     assert_eq!((named.len(), named[0].as_str()), (8, "messages[0].role"));
 }
+
+#[tokio::test]
+async fn only_repeatable_answers_are_shared_and_clients_may_decline() {
+    let shared = async |temperature, seed, disable| {
+        let parameters = pb::Parameters {
+            temperature,
+            seed,
+            disable_coalescing: disable,
+            cache_salt: Some("s".to_owned()),
+            ..Default::default()
+        };
+        validate(with(parameters)).await.unwrap().sequence.shared_under
+    };
+    assert_eq!(shared(Some(0.0), None, None).await.as_deref(), Some("s"));
+    assert_eq!(shared(Some(0.7), Some(1), None).await.as_deref(), Some("s"));
+    assert_eq!(
+        shared(None, None, None).await,
+        None,
+        "a random seed is each client's own"
+    );
+    assert_eq!(shared(Some(0.0), None, Some(true)).await, None);
+}

@@ -173,3 +173,22 @@ fn affinity_computes_less_and_answers_sooner_than_turns_do() {
     assert!(hits * 10 > hits_in_turn * 11);
     assert!(first_token < first_token_in_turn);
 }
+
+#[test]
+fn thirty_two_identical_requests_cost_about_one() {
+    let arrivals = (0..32).map(|index| Arrival {
+        at: index * 20 * MS,
+        shared: true,
+        answer_tokens: 90,
+        ..Arrival::default()
+    });
+    let pace = Pace::linear(32, 10 * MS, MS);
+    let mut simulation = Simulation::new(vec![pace], arrivals.collect(), |_| {});
+    simulation.run();
+    assert_eq!(simulation.count(Fate::Finished), 32);
+    assert!(
+        simulation.seen.iter().all(|seen| seen.tokens == 90),
+        "everybody gets all of it"
+    );
+    assert_eq!(simulation.workers[0].generated, 90);
+}

@@ -58,6 +58,7 @@ pub(super) struct Worker {
     cached: HashSet<BlockHash>,
     added: Vec<BlockHash>,
     pub(super) cached_tokens: u64,
+    pub(super) generated: u64,
     accepted: Vec<SequenceId>,
     step: Option<(Instant, Step)>,
 }
@@ -72,6 +73,7 @@ impl Worker {
             cached: HashSet::new(),
             added: Vec::new(),
             cached_tokens: 0,
+            generated: 0,
             accepted: Vec::new(),
             step: None,
         }
@@ -161,6 +163,7 @@ impl Worker {
                 self.added.extend(new);
             }
             running.generated += 1;
+            self.generated += 1;
             let done = running.generated >= self.arrivals[running.arrival].answer_tokens;
             let end = done.then(|| End::Finished(finished(FinishReason::Stop)));
             updates.push(update(*id, running.generated - 1, vec![7], end));

@@ -71,14 +71,17 @@ impl State {
         }
         let queue_time = run.sent.saturating_duration_since(sequence.request.arrived);
         self.metrics.accepted(queue_time, sequence.request.prompt.len());
-        sequence.sender.accepted(Accepted {
+        let sent = run.sent;
+        let accepted = Accepted {
             worker: slot.name().clone(),
             exactness: profile.fingerprint.class,
             numerics_fingerprint: profile.fingerprint_text.clone(),
             model_digest: profile.model_digest.clone(),
             attempts: sequence.attempts,
             queue_time,
-        });
+            coalesced: false,
+        };
+        sequence.readers.accepted(accepted, sent);
     }
 
     fn update(&mut self, worker: WorkerIndex, update: Update, now: Instant) {
@@ -101,7 +104,7 @@ impl State {
         if !prompt_logprobs.is_empty()
             && let Some(sequence) = self.sequences.get_mut(&key)
         {
-            sequence.sender.prompt_logprobs(prompt_logprobs);
+            sequence.readers.prompt_logprobs(&prompt_logprobs);
         }
         if !tokens.ids.is_empty() {
             self.tokens(key, tokens, now);
@@ -129,8 +132,11 @@ impl State {
             return;
         }
         sequence.emitted.extend_from_slice(&tokens.ids);
-        if sequence.sender.tokens(tokens, now).is_err() {
-            self.fail(key, CancelReason::SlowConsumer, Failed::SlowConsumer);
+        let shared = (sequence.readers.count() - 1) * tokens.ids.len();
+        let slow = sequence.readers.tokens(tokens, sequence.identity.is_some(), now);
+        self.metrics.saved_tokens(shared);
+        for reader in slow {
+            self.end_reader(reader, CancelReason::SlowConsumer, Some(Failed::SlowConsumer));
         }
     }
 
@@ -141,7 +147,7 @@ impl State {
                     self.answers
                         .add(sequence.emitted.len() as f64 / f64::from(sequence.request.max_tokens.max(1)));
                     self.metrics.finished(&finished);
-                    sequence.sender.finish(*finished);
+                    sequence.readers.finish(&finished);
                 }
             }
             End::Cancelled(finished) => {
@@ -157,12 +163,12 @@ impl State {
                 // A stop text, which is an end like any other.
                 if let Some(sequence) = self.remove(key) {
                     self.metrics.finished(&finished);
-                    sequence.sender.finish(*finished);
+                    sequence.readers.finish(&finished);
                 }
             }
             End::Failed { message } => {
                 if let Some(sequence) = self.remove(key) {
-                    sequence.sender.fail(Failed::ModelFailed { message });
+                    sequence.readers.fail(&Failed::ModelFailed { message });
                 }
             }
         }
@@ -185,7 +191,7 @@ impl State {
             self.take_back(key, Counted::Yes);
         } else if let Some(sequence) = self.remove(key) {
             let emitted = u32::try_from(sequence.emitted.len()).unwrap_or(u32::MAX);
-            sequence.sender.fail(Failed::WorkerLost { emitted });
+            sequence.readers.fail(&Failed::WorkerLost { emitted });
         }
     }
 
@@ -206,7 +212,7 @@ impl State {
             RejectReason::Final => {
                 if let Some(sequence) = self.remove(key) {
                     let message = rejected.message;
-                    sequence.sender.fail(Failed::Refused { message });
+                    sequence.readers.fail(&Failed::Refused { message });
                 }
             }
         }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::coalesce::Coalescing;
 use crate::convert_worker::profile;
 use crate::dispatch::testing::{metrics, request, setup};
 use crate::sequence::{Finished, SequenceEvent, Tokens};
@@ -22,7 +23,7 @@ const CAPACITY: usize = 2;
 /// One thing that may happen. Numbers choose among what there is.
 #[derive(Debug, Clone)]
 enum Step {
-    Submit { patience_ms: Option<u8> },
+    Submit { patience_ms: Option<u8>, shared: bool },
     Read(u8),
     Leave(u8),
     StopText(u8),
@@ -42,7 +43,8 @@ fn step() -> impl Strategy<Value = Step> {
         Just(RejectReason::Final)
     ];
     prop_oneof![
-        5 => proptest::option::of(0..200_u8).prop_map(|patience_ms| Step::Submit { patience_ms }),
+        5 => (proptest::option::of(0..200_u8), any::<bool>())
+            .prop_map(|(patience_ms, shared)| Step::Submit { patience_ms, shared }),
         5 => any::<u8>().prop_map(Step::Read),
         1 => any::<u8>().prop_map(Step::Leave),
         1 => any::<u8>().prop_map(Step::StopText),
@@ -68,7 +70,12 @@ struct Client {
 impl Client {
     /// Reads everything there is; every event must be one that may come now.
     fn read(&mut self) {
-        while let Some(Some(event)) = self.stream.recv().now_or_never() {
+        while let Some(event) = self.stream.recv().now_or_never() {
+            let Some(event) = event else {
+                assert!(self.ended || self.stop_text, "closed, which nobody asked for");
+                self.ended = true;
+                break;
+            };
             assert!(!self.ended, "{event:?} after the end");
             match event {
                 SequenceEvent::Accepted(accepted) => {
@@ -184,7 +191,7 @@ impl World {
 
     fn apply(&mut self, step: Step) {
         match step {
-            Step::Submit { patience_ms } => self.submit(patience_ms),
+            Step::Submit { patience_ms, shared } => self.submit(patience_ms, shared),
             Step::Read(which) => {
                 if let Some(index) = self.client(which) {
                     self.clients[index].read();
@@ -225,15 +232,17 @@ impl World {
         }
     }
 
-    fn submit(&mut self, patience_ms: Option<u8>) {
+    fn submit(&mut self, patience_ms: Option<u8>, shared: bool) {
         let deadline = patience_ms.map(|patience| self.now + Duration::from_millis(patience.into()));
         let request = SequenceRequest {
             arrived: self.now,
             deadline,
+            shared_under: shared.then(|| "".into()),
             ..request(100)
         };
+        let identity = Coalescing::default().identity(&request);
         let full = self.state.waiting() >= 4;
-        match self.state.submit(request, self.now) {
+        match self.state.submit(request, identity, self.now) {
             Ok(stream) => self.clients.push(Client {
                 stream,
                 accepted: false,
@@ -357,11 +366,27 @@ impl World {
                 "runs where it has no place"
             );
         }
-        let timed = state.sequences.iter().filter_map(|(key, sequence)| {
-            let deadline = sequence.request.deadline?;
-            (!sequence.run()?.stopping).then_some((deadline, *key))
-        });
-        assert_eq!(state.deadlines, timed.collect(), "deadlines of what runs");
+        let live = state
+            .sequences
+            .values()
+            .filter(|sequence| sequence.run().is_none_or(|run| !run.stopping));
+        let readers = live.flat_map(|sequence| sequence.readers.iter());
+        let timed = readers.filter_map(|reader| Some((reader.deadline?, reader.key)));
+        assert_eq!(
+            state.deadlines,
+            timed.collect(),
+            "deadlines of whoever still waits for tokens"
+        );
+        for (key, sequence) in &state.sequences {
+            assert!(sequence.readers.count() > 0, "runs for nobody");
+            for reader in sequence.readers.iter() {
+                assert_eq!(state.joined.get(&reader.key).unwrap_or(&reader.key), key);
+            }
+        }
+        let joined = state.sequences.values().flat_map(|sequence| sequence.readers.iter());
+        let joined = joined.filter(|reader| reader.joined == Joined::Later).count();
+        assert_eq!(state.joined.len(), joined, "readers of what has ended");
+        assert!(state.shared.values().all(|key| state.sequences.contains_key(key)));
         let due = state.next_due(self.now);
         assert!(due.is_none_or(|due| due > self.now), "something due was left undone");
     }

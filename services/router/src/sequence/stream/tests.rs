@@ -103,6 +103,7 @@ async fn the_prompts_log_probabilities_come_once_whoever_computes_them() {
         model_digest: "d".into(),
         attempts: 2,
         queue_time: Duration::ZERO,
+        coalesced: false,
     });
     assert!(matches!(stream.recv().await, Some(SequenceEvent::Accepted(_))));
     sender.prompt_logprobs(scores(&[-1.0]));
