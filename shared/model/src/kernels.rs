@@ -63,3 +63,6 @@ impl OwnKernels {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
