@@ -75,13 +75,13 @@ pub struct Timings {
     pub prefill: Duration,
     /// From then until its end.
     pub decode: Duration,
-    /// Prompt tokens taken from the prefix cache.
+    /// Prompt tokens taken from the prefix cache when it started; what a preemption makes it take again does not count.
     pub cached_tokens: u32,
     /// Bytes of KV copied for it (promotions, prefix hits).
     pub copied_bytes: u64,
     /// Time those copies took.
     pub copy_time: Duration,
-    /// Steps that ran a part of its prompt.
+    /// Steps that ran a part of its prompt, or of all its tokens again after a preemption.
     pub prefill_chunks: u32,
     /// Steps it took part in.
     pub steps: u32,
