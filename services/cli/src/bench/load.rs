@@ -147,9 +147,8 @@ async fn one(server: &Server, args: &Args, ask: Ask) -> Result<Sample, Error> {
             seed: Some(args.seed.wrapping_add(u64::from(ask.request))),
             max_tokens: Some(ask.max_tokens),
             ignore_eos: args.ignore_eos.then_some(true),
-            // What is measured is computed, every time.
-            disable_coalescing: Some(true),
             bypass_prefix_cache: args.bypasses_prefix_cache().then_some(true),
+            // What is measured is computed, every time.
             disable_coalescing: Some(true),
             ..Parameters::default()
         }),
