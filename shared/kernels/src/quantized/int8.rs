@@ -15,21 +15,23 @@ impl Multiply for Int8 {
         input: &Input<'_>,
         places: Places,
     ) -> [V::Floats; ROWS] {
-        let mut products = [V::splat(0.0); ROWS];
-        for (index, product) in products.iter_mut().enumerate() {
-            let place = places.first + index * places.stride;
+        let mut x = [input.prepared.bytes.as_ptr(); ROWS];
+        for (index, x) in x.iter_mut().enumerate() {
             // SAFETY: every row has this run, the caller's promise.
-            let sums = unsafe {
-                let x = input.prepared.bytes.as_ptr().add(place * RUN);
-                W::add::<V>(V::no_sums(), weights, x)
-            };
+            *x = unsafe { x.add((places.first + index * places.stride) * RUN) };
+        }
+        // SAFETY: as above.
+        let sums = unsafe { W::sums::<V, ROWS>(weights, x) };
+        let mut products = [V::splat(0.0); ROWS];
+        for (product, sums) in products.iter_mut().zip(sums) {
             *product = V::of_sums(sums);
         }
         products
     }
 
     #[inline(always)]
-    fn unit(input: &Input<'_>, place: usize) -> f32 {
-        input.prepared.scales[place]
+    unsafe fn unit(input: &Input<'_>, place: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { *input.prepared.scales.get_unchecked(place) }
     }
 }

@@ -41,7 +41,10 @@ pub(super) trait Multiply {
     ) -> [V::Floats; ROWS];
 
     /// Returns what a unit of run `place` stands for.
-    fn unit(input: &Input<'_>, place: usize) -> f32;
+    ///
+    /// # Safety
+    /// The input must have that run.
+    unsafe fn unit(input: &Input<'_>, place: usize) -> f32;
 }
 
 /// Where the runs of several rows lie.
@@ -63,11 +66,11 @@ pub(super) trait Weights {
     /// `source` must be that many bytes from the end, at the first output's.
     unsafe fn load<V: Vector>(source: *const u8) -> [V::Bytes; LINES];
 
-    /// Adds products with a run of activations.
+    /// Returns the sums of products with a run of each row's activations.
     ///
     /// # Safety
-    /// A run must be readable at `x`.
-    unsafe fn add<V: Vector>(sums: V::Sums, weights: &[V::Bytes; LINES], x: *const i8) -> V::Sums;
+    /// A run must be readable at each of `x`.
+    unsafe fn sums<V: Vector, const ROWS: usize>(weights: &[V::Bytes; LINES], x: [*const i8; ROWS]) -> [V::Sums; ROWS];
 }
 
 /// Four bits.
@@ -75,6 +78,9 @@ enum Small {}
 
 /// Eight bits.
 enum Large {}
+
+/// How far ahead weights are asked for. The processor's own look-ahead ends with each page.
+const AHEAD: usize = 4096;
 
 /// Bytes of a line.
 const LINE: usize = 4 * PANEL;
@@ -93,9 +99,9 @@ impl Weights for Small {
     }
 
     #[inline(always)]
-    unsafe fn add<V: Vector>(sums: V::Sums, weights: &[V::Bytes; LINES], x: *const i8) -> V::Sums {
+    unsafe fn sums<V: Vector, const ROWS: usize>(weights: &[V::Bytes; LINES], x: [*const i8; ROWS]) -> [V::Sums; ROWS] {
         // SAFETY: the caller's promise.
-        unsafe { V::add_small(sums, weights, x) }
+        unsafe { V::small_sums(weights, x) }
     }
 }
 
@@ -113,9 +119,9 @@ impl Weights for Large {
     }
 
     #[inline(always)]
-    unsafe fn add<V: Vector>(sums: V::Sums, weights: &[V::Bytes; LINES], x: *const i8) -> V::Sums {
+    unsafe fn sums<V: Vector, const ROWS: usize>(weights: &[V::Bytes; LINES], x: [*const i8; ROWS]) -> [V::Sums; ROWS] {
         // SAFETY: the caller's promise.
-        unsafe { V::add_large(sums, weights, x) }
+        unsafe { V::large_sums(weights, x) }
     }
 }
 
@@ -191,6 +197,12 @@ unsafe fn rows<V: Vector, W: Weights, M: Multiply, const ROWS: usize>(
     let mut totals = [V::splat(0.0); ROWS];
     let mut run = row * stride;
     for group in panel.bytes.chunks_exact(layout.group_bytes()) {
+        // The first rows wait for memory, those after them find the panel in the cache. One row or two are too fast to gain by it.
+        if ROWS >= 4 && row == 0 && first == 0 {
+            for line in (0..layout.group_bytes()).step_by(64) {
+                V::prefetch(group.as_ptr().wrapping_add(AHEAD + line));
+            }
+        }
         // SAFETY: a group begins with two times `PANEL` scales, and has `W::BYTES` for each run behind them.
         let (scale, bias, mut weights) = unsafe {
             let scales = group.as_ptr().add(first * scale_bytes);
@@ -212,10 +224,10 @@ unsafe fn rows<V: Vector, W: Weights, M: Multiply, const ROWS: usize>(
             };
             for (index, (total, product)) in totals.iter_mut().zip(products).enumerate() {
                 let place = run + index * stride;
-                // SAFETY: there is a sum for each run of each row.
-                let sum = unsafe { *input.prepared.sums.get_unchecked(place) };
+                // SAFETY: there is a sum and a unit for each run of each row.
+                let (sum, unit) = unsafe { (*input.prepared.sums.get_unchecked(place), M::unit(input, place)) };
                 let value = V::mul_add(bias, V::splat(sum), V::mul(scale, product));
-                *total = V::mul_add(V::splat(M::unit(input, place)), value, *total);
+                *total = V::mul_add(V::splat(unit), value, *total);
             }
             run += 1;
         }

@@ -45,24 +45,27 @@ pub(super) trait Vector {
     /// Four bytes for each output must be readable at `source`.
     unsafe fn bytes(source: *const u8) -> Self::Bytes;
 
+    /// Asks for the cache line at `address`, which need not be readable.
+    fn prefetch(address: *const u8);
+
     /// The lower and the upper half of every byte.
     fn halves(bytes: Self::Bytes) -> [Self::Bytes; 2];
 
     fn no_bytes() -> Self::Bytes;
 
-    fn no_sums() -> Self::Sums;
-
-    /// Adds to each output's sum the products of its bytes, each below 16, with a run of activations.
+    /// Returns each output's sum of the products of its bytes, all below 16, with a run of each row's activations.
     ///
     /// # Safety
-    /// A run must be readable at `x`.
-    unsafe fn add_small(sums: Self::Sums, weights: &[Self::Bytes; LINES], x: *const i8) -> Self::Sums;
+    /// A run must be readable at each of `x`.
+    unsafe fn small_sums<const ROWS: usize>(weights: &[Self::Bytes; LINES], x: [*const i8; ROWS])
+    -> [Self::Sums; ROWS];
 
-    /// Adds to each output's sum the products of its bytes with a run of activations.
+    /// Returns each output's sum of the products of its bytes with a run of each row's activations.
     ///
     /// # Safety
-    /// A run must be readable at `x`.
-    unsafe fn add_large(sums: Self::Sums, weights: &[Self::Bytes; LINES], x: *const i8) -> Self::Sums;
+    /// A run must be readable at each of `x`.
+    unsafe fn large_sums<const ROWS: usize>(weights: &[Self::Bytes; LINES], x: [*const i8; ROWS])
+    -> [Self::Sums; ROWS];
 
     /// Sums are below 2^24: nothing is lost.
     fn of_sums(sums: Self::Sums) -> Self::Floats;

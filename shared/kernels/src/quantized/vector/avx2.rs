@@ -55,32 +55,35 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn no_sums() -> __m256i {
-        unsafe { _mm256_setzero_si256() }
+    fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn add_small(sums: __m256i, weights: &[__m256i; LINES], x: *const i8) -> __m256i {
-        unsafe {
-            let ones = _mm256_set1_epi16(1);
-            _mm256_add_epi32(sums, _mm256_madd_epi16(short_sums(weights, x), ones))
+    unsafe fn small_sums<const ROWS: usize>(weights: &[__m256i; LINES], x: [*const i8; ROWS]) -> [__m256i; ROWS] {
+        let mut sums = [unsafe { _mm256_setzero_si256() }; ROWS];
+        for (sums, x) in sums.iter_mut().zip(x) {
+            unsafe { *sums = _mm256_madd_epi16(short_sums(weights, x), _mm256_set1_epi16(1)) }
         }
+        sums
     }
 
     /// Halves of bytes apart: whole bytes times activations would not fit 16 bits.
     #[inline(always)]
-    unsafe fn add_large(sums: __m256i, weights: &[__m256i; LINES], x: *const i8) -> __m256i {
-        unsafe {
-            let (mut low, mut high) = (*weights, *weights);
-            for (line, weights) in weights.iter().enumerate() {
-                [low[line], high[line]] = Self::halves(*weights);
-            }
-            let low = short_sums(&low, x);
-            let high = short_sums(&high, x);
-            let low = _mm256_madd_epi16(low, _mm256_set1_epi16(1));
-            let high = _mm256_madd_epi16(high, _mm256_set1_epi16(16));
-            _mm256_add_epi32(sums, _mm256_add_epi32(low, high))
+    unsafe fn large_sums<const ROWS: usize>(weights: &[__m256i; LINES], x: [*const i8; ROWS]) -> [__m256i; ROWS] {
+        let (mut low, mut high) = (*weights, *weights);
+        for (line, weights) in weights.iter().enumerate() {
+            [low[line], high[line]] = Self::halves(*weights);
         }
+        let mut sums = [unsafe { _mm256_setzero_si256() }; ROWS];
+        for (sums, x) in sums.iter_mut().zip(x) {
+            unsafe {
+                let low = _mm256_madd_epi16(short_sums(&low, x), _mm256_set1_epi16(1));
+                let high = _mm256_madd_epi16(short_sums(&high, x), _mm256_set1_epi16(16));
+                *sums = _mm256_add_epi32(low, high);
+            }
+        }
+        sums
     }
 
     #[inline(always)]

@@ -42,19 +42,23 @@ impl Vector for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn no_sums() -> __m512i {
-        unsafe { _mm512_setzero_si512() }
+    fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn add_small(sums: __m512i, weights: &[__m512i; LINES], x: *const i8) -> __m512i {
-        unsafe { Self::add_large(sums, weights, x) }
+    unsafe fn small_sums<const ROWS: usize>(weights: &[__m512i; LINES], x: [*const i8; ROWS]) -> [__m512i; ROWS] {
+        unsafe { Self::large_sums(weights, x) }
     }
 
+    /// Rows in turn, because each sum has to wait for its last product.
     #[inline(always)]
-    unsafe fn add_large(mut sums: __m512i, weights: &[__m512i; LINES], x: *const i8) -> __m512i {
+    unsafe fn large_sums<const ROWS: usize>(weights: &[__m512i; LINES], x: [*const i8; ROWS]) -> [__m512i; ROWS] {
+        let mut sums = [unsafe { _mm512_setzero_si512() }; ROWS];
         for (line, weights) in weights.iter().enumerate() {
-            unsafe { sums = _mm512_dpbusd_epi32(sums, *weights, _mm512_set1_epi32(quad(x, line))) }
+            for (sums, x) in sums.iter_mut().zip(x) {
+                unsafe { *sums = _mm512_dpbusd_epi32(*sums, *weights, _mm512_set1_epi32(quad(x, line))) }
+            }
         }
         sums
     }

@@ -53,29 +53,33 @@ impl Vector for NeonDot {
     }
 
     #[inline(always)]
-    fn no_sums() -> int32x4_t {
-        unsafe { vdupq_n_s32(0) }
-    }
+    fn prefetch(_: *const u8) {}
 
+    /// Rows in turn, because each sum has to wait for its last product.
     #[inline(always)]
-    unsafe fn add_small(mut sums: int32x4_t, weights: &[uint8x16_t; LINES], x: *const i8) -> int32x4_t {
+    unsafe fn small_sums<const ROWS: usize>(weights: &[uint8x16_t; LINES], x: [*const i8; ROWS]) -> [int32x4_t; ROWS] {
+        let mut sums = [unsafe { vdupq_n_s32(0) }; ROWS];
         for (line, weights) in weights.iter().enumerate() {
-            unsafe { sums = dot(sums, *weights, vdupq_n_s32(quad(x, line))) }
+            for (sums, x) in sums.iter_mut().zip(x) {
+                unsafe { *sums = dot(*sums, *weights, vdupq_n_s32(quad(x, line))) }
+            }
         }
         sums
     }
 
     /// Halves of bytes apart: the dot product takes bytes as signed.
     #[inline(always)]
-    unsafe fn add_large(sums: int32x4_t, weights: &[uint8x16_t; LINES], x: *const i8) -> int32x4_t {
+    unsafe fn large_sums<const ROWS: usize>(weights: &[uint8x16_t; LINES], x: [*const i8; ROWS]) -> [int32x4_t; ROWS] {
+        let (mut low, mut high) = (*weights, *weights);
+        for (line, weights) in weights.iter().enumerate() {
+            [low[line], high[line]] = Self::halves(*weights);
+        }
         unsafe {
-            let (mut low, mut high) = (*weights, *weights);
-            for (line, weights) in weights.iter().enumerate() {
-                [low[line], high[line]] = Self::halves(*weights);
+            let mut sums = Self::small_sums(&low, x);
+            for (sums, high) in sums.iter_mut().zip(Self::small_sums(&high, x)) {
+                *sums = vaddq_s32(*sums, vshlq_n_s32::<4>(high));
             }
-            let low = Self::add_small(sums, &low, x);
-            let high = Self::add_small(Self::no_sums(), &high, x);
-            vaddq_s32(low, vshlq_n_s32::<4>(high))
+            sums
         }
     }
 

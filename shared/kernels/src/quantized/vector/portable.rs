@@ -36,24 +36,31 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn no_sums() -> Self::Sums {
-        [0; PANEL]
+    fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn small_sums<const ROWS: usize>(
+        weights: &[Self::Bytes; LINES],
+        x: [*const i8; ROWS],
+    ) -> [Self::Sums; ROWS] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::large_sums(weights, x) }
     }
 
     #[inline(always)]
-    unsafe fn add_small(sums: Self::Sums, weights: &[Self::Bytes; LINES], x: *const i8) -> Self::Sums {
-        // SAFETY: the caller's promise.
-        unsafe { Self::add_large(sums, weights, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_large(mut sums: Self::Sums, weights: &[Self::Bytes; LINES], x: *const i8) -> Self::Sums {
-        // SAFETY: the caller's promise.
-        let x = unsafe { x.cast::<[[i8; 4]; LINES]>().read() };
-        for (weights, x) in weights.iter().zip(x) {
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                for (weight, x) in weights.iter().zip(x) {
-                    *sum += i32::from(*weight) * i32::from(x);
+    unsafe fn large_sums<const ROWS: usize>(
+        weights: &[Self::Bytes; LINES],
+        x: [*const i8; ROWS],
+    ) -> [Self::Sums; ROWS] {
+        let mut sums = [[0; PANEL]; ROWS];
+        for (sums, x) in sums.iter_mut().zip(x) {
+            // SAFETY: the caller's promise.
+            let x = unsafe { x.cast::<[[i8; 4]; LINES]>().read() };
+            for (weights, x) in weights.iter().zip(x) {
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    for (weight, x) in weights.iter().zip(x) {
+                        *sum += i32::from(*weight) * i32::from(x);
+                    }
                 }
             }
         }
