@@ -169,7 +169,7 @@ impl ConfigFile {
     pub(crate) fn only(&self, field: &str, allowed: &Value, cure: &str) -> Result<()> {
         match self.get(field) {
             None => Ok(()),
-            Some(value) if value == allowed => Ok(()),
+            Some(value) if value == allowed || value.is_number() && value.as_f64() == allowed.as_f64() => Ok(()),
             Some(_) => Err(self.refuse(field, &format!("only {allowed} is supported"), cure)),
         }
     }

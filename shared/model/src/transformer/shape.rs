@@ -9,6 +9,26 @@ use crate::layers::{Gain, MatrixShape, Norm, Sight};
 
 const MAX_WIDTH: u32 = 1 << 20;
 
+/// Settings of other architectures that would change the computation, each with the value that changes nothing.
+const FOREIGN: [(&str, f64); 6] = [
+    ("logit_scale", 1.0),
+    ("logits_scaling", 1.0),
+    ("embedding_multiplier", 1.0),
+    ("residual_multiplier", 1.0),
+    ("attention_multiplier", 1.0),
+    ("lm_head_multiplier", 1.0),
+];
+
+/// The same, of settings that are off as null or false.
+const FOREIGN_SWITCHES: [&str; 6] = [
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "clip_qkv",
+    "use_qk_norm",
+    "qk_layernorm",
+    "no_rope_layers",
+];
+
 /// The fields of config.json that every architecture has, under their names there.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
@@ -35,6 +55,12 @@ impl Shape {
     /// Reads and checks the fields.
     pub(crate) fn read(config: &ConfigFile) -> Result<Self> {
         let config = config.or(&Self::defaults());
+        for (field, neutral) in FOREIGN {
+            config.only(field, &json!(neutral), "use a model without it")?;
+        }
+        for field in FOREIGN_SWITCHES {
+            config.only(field, &json!(false), "use a model without it")?;
+        }
         let hidden_size = config.integer("hidden_size", 1..=MAX_WIDTH)?;
         let num_attention_heads = config.integer("num_attention_heads", 1..=1 << 12)?;
         let num_key_value_heads =

@@ -209,6 +209,26 @@ fn what_an_architecture_does_not_compute_is_refused() {
 }
 
 #[test]
+fn settings_of_other_architectures_are_refused_unless_they_change_nothing() {
+    let cases = [
+        ("logit_scale", json!(0.0625)),
+        ("residual_multiplier", json!(0.22)),
+        ("attn_logit_softcapping", json!(30.0)),
+        ("clip_qkv", json!(8.0)),
+        ("qk_layernorm", json!(true)),
+    ];
+    for (field, value) in cases {
+        let mut changes = json!({});
+        changes[field] = value;
+        assert_refused("llama-linear", changes, field);
+    }
+    means_the_same(
+        "llama-linear",
+        json!({"logit_scale": 1, "residual_multiplier": 1.0, "qk_layernorm": false, "clip_qkv": null}),
+    );
+}
+
+#[test]
 fn biases_that_the_configuration_denies_are_refused() {
     let message = refusal("qwen3-biased", json!({"attention_bias": false}));
     assert!(message.contains("q_proj.bias is there"), "{message}");
