@@ -36,8 +36,25 @@ fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
 }
 
-/// Hendrycks and Gimpel 2016, arXiv 1606.08415: the approximation by a hyperbolic tangent.
+/// Hendrycks and Gimpel 2016, arXiv 1606.08415: the approximation by a hyperbolic tangent, `(1 + tanh u) / 2` written as
+/// `sigmoid(2u)`.
 fn gelu_tanh(x: f32) -> f32 {
-    let root = std::f32::consts::FRAC_2_PI.sqrt();
-    0.5 * x * (1.0 + (root * (x + 0.044_715 * x * x * x)).tanh())
+    let twice = 2.0 * std::f32::consts::FRAC_2_PI.sqrt();
+    x / (1.0 + (-twice * (x + 0.044_715 * x * x * x)).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gelu_tanh;
+
+    #[test]
+    fn gelu_is_its_approximation_by_a_hyperbolic_tangent() {
+        for step in -2000..=2000_i16 {
+            let x = f64::from(step) / 100.0;
+            let inner = std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3));
+            let expected = 0.5 * x * (1.0 + inner.tanh());
+            let found = f64::from(gelu_tanh(f32::from(step) / 100.0));
+            assert!((found - expected).abs() <= 2e-6 * x.abs(), "{x}: {found}, {expected}");
+        }
+    }
 }
