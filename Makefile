@@ -19,13 +19,16 @@ PROGRAMS := -p kr-router -p kr-worker -p kr-cli
 XTASK := cargo xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help packages setup build demo serve test check bench bench-peers profile fuzz clean
+.PHONY: help packages packages-coverage setup build demo serve test coverage check bench bench-peers profile fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 packages:
 	@sh xtask/packages.sh
+
+packages-coverage:
+	@sh xtask/packages.sh coverage
 
 # xtask is built in the open first: `cargo xtask` itself is quiet.
 setup: packages ## Install or name missing system packages, get MLX, compile mlx-c
@@ -41,15 +44,11 @@ demo: build ## Answer PROMPT="…" with the demo model, streamed to the terminal
 serve: build ## Serve in the foreground; ARGS="--workers 2" and the like go to kr-router
 	@exec $(XTASK) serve -- $(ARGS)
 
-test: setup ## Run everything that must hold
-	@cargo build --workspace --bins
-	@$(XTASK) demo-model --profile dev
-	@tools="$$($(XTASK) tools)" && export KR_TOOLS="$$tools" && \
-	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo test --workspace --doc --quiet && cargo nextest run --workspace --no-fail-fast; \
-	else \
-		cargo test --workspace --no-fail-fast; \
-	fi
+test: setup packages-coverage ## Run everything that must hold, counting coverage where its tools can be had
+	@$(XTASK) test
+
+coverage: setup packages-coverage ## The same, and fail where coverage cannot be counted
+	@$(XTASK) coverage
 
 check: setup ## Check format, lints, docs, dependencies and protos
 	cargo fmt --all --check

@@ -1,8 +1,8 @@
 //! The demo of the README: a router and its worker on loopback, one streamed answer, a clean stop.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,18 +16,21 @@ const MODEL: &str = "SmolLM2-135M-Instruct";
 /// Loading and warming up takes seconds; a machine that needs longer than this has another problem.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
+/// Fetches and imports the demo model with the release's `kr`; see [`pull_model_with`].
+///
+/// # Errors
+/// When `kr` is not built or fails.
+pub(crate) fn pull_model() -> Result<()> {
+    pull_model_with(&environment::binaries("release")?.join("kr"))
+}
+
 /// Fetches and imports the demo model with `kr model pull demo`, which does nothing when the model is there.
 ///
 /// # Errors
-/// When the `kr` of this profile is not built or fails.
-pub(crate) fn pull_model(profile: &str) -> Result<()> {
-    let kr = environment::binaries(profile)?.join("kr");
-    process::run(
-        Command::new(kr)
-            .args(["model", "pull", "demo"])
-            .stdout(std::io::stderr()),
-    )
-    .context("cannot get the demo model (is `kr` built?)")
+/// When this `kr` is not built or fails.
+pub(crate) fn pull_model_with(kr: &Path) -> Result<()> {
+    process::run(Command::new(kr).args(["model", "pull", "demo"]).stdout(Stdio::null()))
+        .context("cannot get the demo model (is `kr` built?)")
 }
 
 /// Answers one prompt on the terminal.
@@ -53,7 +56,7 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
         ["--model", "--config", "--help", "--version"].contains(&flag)
     };
     if !arguments.iter().any(names_model) {
-        pull_model("release")?;
+        pull_model()?;
         router.arg("--model").arg(model_folder()?);
     }
     let error = std::os::unix::process::CommandExt::exec(router.args(arguments));
@@ -84,7 +87,7 @@ fn ending(service: Service, command: &mut Command) -> Result<()> {
 /// # Errors
 /// When the model cannot be fetched or the router does not come to serve.
 fn start(purpose: &str) -> Result<Service> {
-    pull_model("release")?;
+    pull_model()?;
     let binaries = environment::binaries("release")?;
     let folder = binaries.with_file_name(purpose);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

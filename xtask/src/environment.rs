@@ -71,10 +71,40 @@ pub(crate) fn cargo() -> PathBuf {
 /// # Errors
 /// When rustc does not run or does not tell.
 pub(crate) fn host_triple() -> Result<String> {
-    let rustc = env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from);
-    let version = process::output(Command::new(rustc).arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("`rustc -vV` names no host")?.to_owned())
+    about_compiler("host: ")
+}
+
+/// Returns the major version of the compiler's LLVM, such as `22`.
+///
+/// # Errors
+/// As [`host_triple`].
+pub(crate) fn llvm_version() -> Result<String> {
+    let version = about_compiler("LLVM version: ")?;
+    Ok(version.split('.').next().unwrap_or_default().to_owned())
+}
+
+/// Returns the folder where rustup puts the compiler's tools.
+///
+/// # Errors
+/// As [`host_triple`].
+pub(crate) fn compiler_tools() -> Result<PathBuf> {
+    let root = process::output(Command::new(compiler()).args(["--print", "sysroot"]))?;
+    Ok(Path::new(root.trim())
+        .join("lib/rustlib")
+        .join(host_triple()?)
+        .join("bin"))
+}
+
+fn compiler() -> PathBuf {
+    env::var_os("RUSTC").map_or_else(|| PathBuf::from("rustc"), PathBuf::from)
+}
+
+fn about_compiler(what: &str) -> Result<String> {
+    let version = process::output(Command::new(compiler()).arg("-vV"))?;
+    let line = version.lines().find_map(|line| line.strip_prefix(what));
+    Ok(line
+        .with_context(|| format!("`rustc -vV` names no {what:?}"))?
+        .to_owned())
 }
 
 /// Returns the folder with the binaries of a profile: `release`, or `debug` for cargo's `dev`.
@@ -82,6 +112,14 @@ pub(crate) fn host_triple() -> Result<String> {
 /// # Errors
 /// When cargo does not tell where its target folder is.
 pub(crate) fn binaries(profile: &str) -> Result<PathBuf> {
+    Ok(target()?.join(if profile == "dev" { "debug" } else { profile }))
+}
+
+/// Returns cargo's target folder.
+///
+/// # Errors
+/// When cargo does not tell where it is.
+pub(crate) fn target() -> Result<PathBuf> {
     let mut command = Command::new(cargo());
     command
         .args(["metadata", "--offline", "--no-deps", "--format-version", "1"])
@@ -90,5 +128,5 @@ pub(crate) fn binaries(profile: &str) -> Result<PathBuf> {
     let target = metadata["target_directory"]
         .as_str()
         .context("cargo metadata names no target folder")?;
-    Ok(Path::new(target).join(if profile == "dev" { "debug" } else { profile }))
+    Ok(PathBuf::from(target))
 }

@@ -16,6 +16,7 @@ mod prometheus;
 mod protos;
 mod publish;
 mod service;
+mod testing;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -46,12 +47,12 @@ enum Command {
     Tools,
     /// Lint the protos and compare them with the main branch.
     Protos,
-    /// Fetch and import the demo model with the built `kr`.
-    DemoModel {
-        /// Whose `kr` to use: `release` or `dev`.
-        #[arg(long, default_value = "release")]
-        profile: String,
-    },
+    /// Fetch and import the demo model with the built release.
+    DemoModel,
+    /// Run every test once, under coverage where its tools can be had.
+    Test,
+    /// Run every test once, under coverage.
+    Coverage,
     /// Answer one prompt with the built release, from start to clean stop.
     Demo {
         /// What to ask.
@@ -107,7 +108,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Mlx { backend } => mlx::set_up(backend),
         Command::Tools => tools::install(Path::new(TOOLS)),
         Command::Protos => protos::check(Path::new(TOOLS)),
-        Command::DemoModel { profile } => demo::pull_model(&profile),
+        Command::DemoModel => demo::pull_model(),
+        Command::Test => testing::test(Path::new(TOOLS)),
+        Command::Coverage => testing::cover(Path::new(TOOLS)),
         Command::Demo { prompt } => demo::run(&prompt),
         Command::Serve { arguments } => demo::serve(&arguments),
         Command::KrBench { arguments } => bench::passing_on(&arguments),

@@ -12,28 +12,19 @@ use crate::{demo, environment, process};
 /// # Errors
 /// When the model cannot be fetched, or a model cannot be loaded.
 pub(crate) fn run(folders: &[PathBuf]) -> Result<()> {
-    let demo_models = || {
-        demo::pull_model("release")?;
-        let float = demo::model_folder()?;
-        let mut packed = float.clone().into_os_string();
-        packed.push("-4bit");
-        Result::Ok(vec![float, packed.into()])
-    };
-    let folders = if folders.is_empty() {
-        demo_models()?
-    } else {
-        folders.to_vec()
+    let folders = match folders {
+        [] => demo_models()?,
+        folders => folders.to_vec(),
     };
     let mut cargo = Command::new(environment::cargo());
-    cargo.args([
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "kr-model",
-        "--example",
-        "profile",
-        "--",
-    ]);
-    process::run(cargo.args(folders))
+    cargo.args(["run", "--release", "--quiet", "--package", "kr-model"]);
+    process::run(cargo.args(["--example", "profile", "--"]).args(folders))
+}
+
+fn demo_models() -> Result<Vec<PathBuf>> {
+    demo::pull_model()?;
+    let float = demo::model_folder()?;
+    let mut packed = float.clone().into_os_string();
+    packed.push("-4bit");
+    Ok(vec![float, packed.into()])
 }

@@ -18,12 +18,20 @@ pub(crate) struct Contents<'a> {
     pub(crate) sources: Option<&'a Path>,
 }
 
-/// Installs what a requirements file (relative to the workspace) lists, unless that has been done, and prints the folder of the
-/// environment on standard output.
+/// Installs what tests run, unless that has been done, and prints the folder of the environment on standard output.
+///
+/// # Errors
+/// As [`of_tests`].
+pub(crate) fn install(requirements: &Path) -> Result<()> {
+    let folder = of_tests(requirements)?;
+    writeln!(std::io::stdout(), "{}", folder.display()).context("cannot write to standard output")
+}
+
+/// Returns the environment with what tests run, Prometheus too where it can be had.
 ///
 /// # Errors
 /// When Python, pip or the download fails.
-pub(crate) fn install(requirements: &Path) -> Result<()> {
+pub(crate) fn of_tests(requirements: &Path) -> Result<PathBuf> {
     let folder = environment_of(&Contents {
         requirements,
         sources: None,
@@ -33,7 +41,7 @@ pub(crate) fn install(requirements: &Path) -> Result<()> {
             "tools: no prometheus, the tests that scrape with it will fail (install the package prometheus): {error:#}"
         );
     }
-    writeln!(std::io::stdout(), "{}", folder.display()).context("cannot write to standard output")
+    Ok(folder)
 }
 
 /// Returns the folder of the environment, installed.
@@ -42,7 +50,7 @@ pub(crate) fn install(requirements: &Path) -> Result<()> {
 /// last, tells a whole one from the remains of an interrupted one.
 ///
 /// # Errors
-/// As [`install`], and when sources do not compile.
+/// When Python, pip or a download fails, or sources do not compile.
 pub(crate) fn environment_of(contents: &Contents<'_>) -> Result<PathBuf> {
     let folder = folder_of(contents)?;
     let complete = folder.join("complete");

@@ -52,7 +52,7 @@ impl Running {
     /// # Errors
     /// When the model cannot be fetched or the service does not come to serve.
     pub(super) fn start(model: &Model, threads: usize, settings: &[(&str, String)]) -> Result<Self> {
-        demo::pull_model("release")?;
+        demo::pull_model()?;
         let binaries = environment::binaries("release")?;
         let folder = binaries.with_file_name("bench");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
