@@ -130,9 +130,15 @@ async fn log_probabilities_come_with_each_token() {
 #[tokio::test]
 async fn the_quantised_model_answers_too() {
     let folder = kr_integration_tests::real_model("SmolLM2-135M-Instruct-4bit");
-    let service = Service::of(&folder, 1).start().await;
+    let exact = "[worker]\nactivations = \"float32\"";
+    let service = Service::of(&folder, 1).configuration(exact).start().await;
     let answer = chat(&service, "What is 2 + 2?", greedy(16)).await.unwrap();
     assert_eq!(answer.text, "The answer to this classic math problem is 4.");
+    let rounded = Service::of(&folder, 1).start().await;
+    let answer = chat(&rounded, "What is 2 + 2?", greedy(16)).await.unwrap();
+    assert!(answer.text.contains(" 4."), "{}", answer.text);
+    let fingerprint = answer.finish.receipt.unwrap().numerics_fingerprint;
+    assert!(fingerprint.contains("int8"), "{fingerprint}");
 }
 
 async fn join_all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {

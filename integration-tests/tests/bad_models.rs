@@ -4,11 +4,12 @@
 
 use std::path::Path;
 
-use kr_integration_tests::{Ran, Service, eventually, program, real_model, run, workspace};
+use kr_integration_tests::{Ran, Service, eventually, generate, greedy, program, prompt, real_model, run, workspace};
 use kr_proto::serve::{ListModelsRequest, ModelState};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
+use tonic_types::StatusExt as _;
 
 /// A small model of two layers, to be damaged.
 fn model() -> TempDir {
@@ -30,7 +31,7 @@ async fn worker(model: &Path) -> Ran {
 
 /// The refusal is one line for people, naming all `parts`; no panic, no success.
 fn assert_refused(ran: &Ran, parts: &[&str]) {
-    assert_eq!(ran.status.code(), Some(1), "{}{}", ran.stdout, ran.stderr);
+    assert_eq!(ran.status.code(), Some(65), "{}{}", ran.stdout, ran.stderr);
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
     let said: Vec<_> = ran
         .stderr
@@ -218,4 +219,10 @@ async fn a_router_tells_why_its_model_cannot_be_loaded() {
     assert!(message.contains("hidden_act") && message.contains("gelu"), "{message}");
     assert_eq!(service.get("/readyz").await.0, 503);
     assert_eq!(service.get("/healthz").await.0, 200);
+    // At once: queue.max_wait is a minute.
+    let status = generate(&service, prompt("Hello", greedy(1))).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status:?}");
+    let reason = status.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "MODEL_LOAD_FAILED");
+    assert!(status.message().contains("config.json"), "{status:?}");
 }

@@ -8,7 +8,7 @@ mod tests;
 mod worker;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kr_boot::config::duration;
@@ -302,7 +302,7 @@ impl Default for DrainConfig {
 impl ModelConfig {
     /// Returns the model's folder: `path` itself, or, if that is a bare name, the folder of that name in the model cache.
     pub(crate) fn folder(&self) -> PathBuf {
-        folder_of(&self.path)
+        kr_boot::model_folder(&self.path)
     }
 
     /// Returns the name requests use.
@@ -327,14 +327,5 @@ impl ModelConfig {
             }];
         }
         self.workers.clone()
-    }
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    let is_name = path.components().count() == 1 && !path.starts_with(".") && !path.starts_with("..");
-    if is_name && !path.is_dir() {
-        kr_boot::models_folder().join(path)
-    } else {
-        path.to_path_buf()
     }
 }

@@ -166,15 +166,17 @@ pub(crate) enum Rejection {
     TenantQueueFull,
     Draining,
     Deadline,
+    ModelNotLoaded,
     CannotStart,
 }
 
 impl Rejection {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::QueueFull,
         Self::TenantQueueFull,
         Self::Draining,
         Self::Deadline,
+        Self::ModelNotLoaded,
         Self::CannotStart,
     ];
 
@@ -184,6 +186,7 @@ impl Rejection {
             Self::TenantQueueFull => "tenant_queue_full",
             Self::Draining => "draining",
             Self::Deadline => "deadline",
+            Self::ModelNotLoaded => "model_load_failed",
             Self::CannotStart => "shed_deadline",
         }
     }

@@ -149,6 +149,9 @@ pub(crate) enum Failed {
     /// It waited as long as the configuration allows and no worker was ready.
     #[error("no worker became ready within {waited:.1?}; ListModels says why")]
     NoWorker { waited: Duration },
+    /// No worker can load the model.
+    #[error("the model cannot be loaded: {message}")]
+    ModelNotLoaded { message: String },
     /// The service shuts down.
     #[error("the service is shutting down; try again, best on another connection")]
     Draining,

@@ -38,6 +38,7 @@ pub(crate) enum Reason {
     ShedDeadline,
     DeadlineExceeded,
     NoWorkerReady,
+    ModelLoadFailed,
     Draining,
     WorkerLost,
     RequestRefused,
@@ -80,6 +81,7 @@ impl Reason {
             Self::ShedDeadline => "SHED_DEADLINE",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::NoWorkerReady => "NO_WORKER_READY",
+            Self::ModelLoadFailed => "MODEL_LOAD_FAILED",
             Self::Draining => "DRAINING",
             Self::WorkerLost => "WORKER_LOST",
             Self::RequestRefused => "REQUEST_REFUSED",
@@ -119,6 +121,7 @@ fn classify_failed(failed: &Failed) -> (Code, Reason) {
         Failed::CannotStart { .. } => (Code::ResourceExhausted, Reason::ShedDeadline),
         Failed::DeadlineExceeded => (Code::DeadlineExceeded, Reason::DeadlineExceeded),
         Failed::NoWorker { .. } => (Code::Unavailable, Reason::NoWorkerReady),
+        Failed::ModelNotLoaded { .. } => (Code::FailedPrecondition, Reason::ModelLoadFailed),
         Failed::Draining => (Code::Unavailable, Reason::Draining),
         Failed::WorkerLost { .. } => (Code::Unavailable, Reason::WorkerLost),
         Failed::Refused { .. } => (Code::InvalidArgument, Reason::RequestRefused),
@@ -157,6 +160,9 @@ pub(crate) fn status(error: &Error, request: RequestId) -> Status {
         }
         Error::TenantLimit { tenant, .. } => {
             details.add_quota_failure_violation(format!("tenant:{tenant}"), error.to_string());
+        }
+        Error::Sequence(Failed::ModelNotLoaded { message }) => {
+            details.add_precondition_failure_violation("MODEL", "", message);
         }
         Error::Sequence(Failed::TenantQueueFull { .. }) => {
             details.add_quota_failure_violation("tenant", error.to_string());
@@ -221,6 +227,7 @@ fn facts(error: &Error) -> HashMap<String, String> {
         | Error::Sequence(
             Failed::DeadlineExceeded
             | Failed::NoWorker { .. }
+            | Failed::ModelNotLoaded { .. }
             | Failed::Draining
             | Failed::Refused { .. }
             | Failed::SlowConsumer

@@ -221,6 +221,8 @@ pub(crate) enum LossCause {
     Signal,
     /// It was never ready.
     FailedStart,
+    /// It was never ready because the model's files cannot be served.
+    ModelNotLoaded,
     /// It delivered nothing for too long and was killed or given up.
     Wedged,
     /// The connection broke while the process, as far as is known, lived.
@@ -231,10 +233,11 @@ pub(crate) enum LossCause {
 
 impl LossCause {
     /// All causes, for what counts them.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Exit,
         Self::Signal,
         Self::FailedStart,
+        Self::ModelNotLoaded,
         Self::Wedged,
         Self::Disconnected,
         Self::Protocol,

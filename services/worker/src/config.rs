@@ -22,7 +22,7 @@ pub(crate) const ENV_PREFIX: &str = "KR_WORKER__";
 pub(crate) struct Config {
     /// Name in logs and telemetry; by default that of the model's folder.
     pub(crate) name: Option<String>,
-    /// Folder of the model: config.json, safetensors, tokenizer.json.
+    /// Folder of the model (config.json, safetensors, tokenizer.json), or the name of one in the model cache.
     pub(crate) model: Option<PathBuf>,
     /// Runs a fake model instead, at this pace; `model` then only lends vocabulary and tokenizer.
     pub(crate) fake: Option<FakeSpec>,
@@ -142,6 +142,11 @@ impl Config {
         self.name.clone().or(folder).unwrap_or_else(|| "fake".to_owned())
     }
 
+    /// Returns the model's folder.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        self.model.as_deref().map(kr_boot::model_folder)
+    }
+
     /// Returns whether steps run before the worker is ready.
     pub(crate) fn warms_up(&self) -> bool {
         self.warm_up.unwrap_or(self.fake.is_none())
@@ -181,7 +186,7 @@ impl Validate for Config {
 
 impl Config {
     fn model_problems(&self) -> Vec<Problem> {
-        let Some(folder) = &self.model else {
+        let Some(folder) = self.folder() else {
             if self.fake.is_some() {
                 return Vec::new();
             }

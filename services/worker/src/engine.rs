@@ -59,7 +59,7 @@ pub(crate) fn start(config: &Config) -> Result<Starting, kr_engine::Error> {
         Some(spec) => {
             let fake = Fake {
                 spec: spec.clone(),
-                folder: config.model.clone(),
+                folder: config.folder(),
                 limits,
                 prefix_cache: config.prefix_cache,
             };
@@ -111,7 +111,11 @@ impl Starting {
                     );
                 }
                 Err(error) => {
-                    readiness.send_replace(Readiness::NotLoaded(with_causes(&error).into()));
+                    let reason = with_causes(&error).into();
+                    readiness.send_replace(match model::is_at_fault(&error) {
+                        true => Readiness::NotLoaded(reason),
+                        false => Readiness::Failed(reason),
+                    });
                     return;
                 }
             }

@@ -8,7 +8,8 @@ use kr_boot::config::{self, Loaded, Problem};
 use crate::config::Config;
 use crate::listen;
 
-/// Why a worker does not start, or breaks off. Configuration errors exit with 64, all others with 1.
+/// Why a worker does not start, or breaks off. Configuration errors exit with 64, models that cannot be served with
+/// [`NOT_LOADED`], all others with 1.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("wrong configuration")]
@@ -43,6 +44,9 @@ pub(crate) enum Error {
     #[error("the engine broke off: {0}")]
     Failed(Arc<str>),
 }
+
+/// Exit code for a model whose files cannot be served: a restart will not help until they are replaced.
+pub(crate) const NOT_LOADED: u8 = 65;
 
 impl Error {
     /// Returns the error of an address that could not be bound.

@@ -48,6 +48,12 @@ fn main() -> ExitCode {
     };
     match start::start(options, started) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => kr_boot::exit::report("kr-worker", &error),
+        Err(error) => {
+            let code = kr_boot::exit::report("kr-worker", &error);
+            match error {
+                error::Error::NotLoaded(_) => ExitCode::from(error::NOT_LOADED),
+                _ => code,
+            }
+        }
     }
 }

@@ -40,7 +40,7 @@ impl Source {
             },
         };
         Self {
-            folder: config.model.clone().unwrap_or_default(),
+            folder: config.folder().unwrap_or_default(),
             options,
         }
     }
@@ -54,6 +54,21 @@ impl Source {
         // The receiver is gone only where the process is ending.
         let _ = report.send(facts(model.info()));
         Ok(model)
+    }
+}
+
+/// Returns whether loading failed because of the model's own files, so that trying again would fail the same way.
+pub(crate) fn is_at_fault(error: &kr_engine::Error) -> bool {
+    use kr_model::Error as Of;
+    let kr_engine::Error::Load(source) = error else {
+        return false;
+    };
+    match source.downcast_ref() {
+        Some(Of::Read { .. } | Of::Json { .. } | Of::Config { .. } | Of::WeightFile { .. }) => true,
+        Some(Of::Header { .. } | Of::Tensor { .. }) => true,
+        Some(_) => false,
+        // A fake model's.
+        None => true,
     }
 }
 

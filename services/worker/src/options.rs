@@ -11,8 +11,8 @@ use crate::config::{Config, ENV_PREFIX};
 #[derive(Debug, Parser)]
 #[command(name = "kr-worker", version)]
 pub(crate) struct Options {
-    /// Folder of the model (config.json, safetensors, tokenizer.json)
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the model (config.json, safetensors, tokenizer.json), or its name in the model cache
+    #[arg(long, value_name = "DIR|NAME")]
     model: Option<PathBuf>,
     /// Where to listen: unix:PATH or tcp://ADDRESS:PORT (port 0 takes a free one)
     #[arg(long, value_name = "ADDRESS")]

@@ -17,9 +17,9 @@ pub(crate) enum Readiness {
     Draining,
     /// The engine finished all it had and ended.
     Drained,
-    /// The model could not be loaded, for this reason.
+    /// What the model's folder holds cannot be served, for this reason: trying again will not help.
     NotLoaded(Arc<str>),
-    /// The engine broke off, for this reason.
+    /// The engine broke off, or the machine had no room for the model, for this reason.
     Failed(Arc<str>),
 }
 

@@ -1,6 +1,6 @@
 //! Where kr keeps what is made once and used by every process of a user.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Environment;
 
@@ -22,6 +22,18 @@ pub fn cache_folder() -> PathBuf {
 #[must_use]
 pub fn models_folder() -> PathBuf {
     cache_folder().join("models")
+}
+
+/// Returns the folder that `path` means: `path` itself, or, where that is a bare name and no folder here has it, the folder of
+/// that name in the model cache.
+#[must_use]
+pub fn model_folder(path: &Path) -> PathBuf {
+    let is_name = path.components().count() == 1 && !path.starts_with(".") && !path.starts_with("..");
+    if is_name && !path.exists() {
+        models_folder().join(path)
+    } else {
+        path.to_path_buf()
+    }
 }
 
 /// Returns whether the user asked for no colours (<https://no-color.org>).

@@ -12,6 +12,6 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub use config::{Environment, Loaded, Problem, Secret, Validate};
-pub use folders::{cache_folder, models_folder, no_color};
+pub use folders::{cache_folder, model_folder, models_folder, no_color};
 pub use shutdown::Shutdown;
 pub use telemetry::{Telemetry, TelemetryConfig};

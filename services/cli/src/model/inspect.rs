@@ -12,7 +12,7 @@ use crate::error::Error;
 /// Show architecture, tokenizer, quantization, provenance and every tensor of a GGUF file or a model folder.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file (of a split one the first) or a model folder.
+    /// A GGUF file (of a split one the first), a model folder, or the name of one in the model cache.
     path: PathBuf,
     /// Print a JSON object.
     #[arg(long)]
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 /// # Errors
 /// The path is neither, or a file of it is damaged.
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let inspection = tokio::task::spawn_blocking(move || kr_gguf::inspect(&args.path))
+    let inspection = tokio::task::spawn_blocking(move || kr_gguf::inspect(&kr_boot::model_folder(&args.path)))
         .await
         .map_err(|error| Error::Input(format!("the inspection stopped: {error}")))??;
     let text = if args.json {

@@ -29,6 +29,7 @@ pub(super) struct Slot {
     state_since: Instant,
     message: Option<Arc<str>>,
     failed_start: bool,
+    is_models_fault: bool,
     restarts: u32,
     profile: Option<Arc<WorkerProfile>>,
     session: Option<Session>,
@@ -78,6 +79,7 @@ impl Slot {
             state_since: now,
             message: None,
             failed_start: false,
+            is_models_fault: false,
             restarts: 0,
             profile: None,
             session: None,
@@ -103,6 +105,11 @@ impl Slot {
 
     pub(super) fn failed_start(&self) -> bool {
         self.failed_start
+    }
+
+    /// Returns why the model's files cannot be served, where the last start failed for that.
+    pub(super) fn models_fault(&self) -> Option<&Arc<str>> {
+        self.message.as_ref().filter(|_| self.is_models_fault)
     }
 
     pub(super) fn message(&self) -> Option<&Arc<str>> {
@@ -153,6 +160,7 @@ impl Slot {
         self.profile = Some(ready.profile);
         self.message = None;
         self.failed_start = false;
+        self.is_models_fault = false;
         self.enter(WorkerState::Ready, now);
     }
 
@@ -178,7 +186,8 @@ impl Slot {
     pub(super) fn backoff(&mut self, cause: LossCause, message: Arc<str>, now: Instant) {
         self.metrics.restarted(cause);
         self.restarts = self.restarts.saturating_add(1);
-        self.failed_start = cause == LossCause::FailedStart;
+        self.failed_start = matches!(cause, LossCause::FailedStart | LossCause::ModelNotLoaded);
+        self.is_models_fault = cause == LossCause::ModelNotLoaded;
         self.message = Some(message);
         self.enter(WorkerState::Backoff, now);
     }

@@ -198,6 +198,9 @@ impl State {
         if request.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(self.refused(Rejection::Deadline, Failed::DeadlineExceeded));
         }
+        if let Some(failed) = self.not_loaded() {
+            return Err(self.refused(Rejection::ModelNotLoaded, failed));
+        }
         let key = SequenceKey(self.next_key);
         let (sender, stream) = stream::channel(key, self.cancellations.clone(), self.stream_limits);
         let mut reader = Reader {
@@ -247,6 +250,26 @@ impl State {
             sequence.readers.fail(&self.queue_full());
         }
         Ok(stream)
+    }
+
+    /// Returns why waiting is in vain, where no worker can load the model.
+    fn not_loaded(&self) -> Option<Failed> {
+        let mut faults = self.slots.iter().map(Slot::models_fault);
+        let message = faults.next()??.to_string();
+        faults
+            .all(|fault| fault.is_some())
+            .then_some(Failed::ModelNotLoaded { message })
+    }
+
+    /// Ends everything that waits where no worker can load the model.
+    fn end_waiting_in_vain(&mut self) {
+        let Some(failed) = self.not_loaded() else { return };
+        for entry in self.queue.take_all() {
+            self.metrics.departed(Departure::NoWorker);
+            if let Some(sequence) = self.remove(entry.key) {
+                sequence.readers.fail(&failed);
+            }
+        }
     }
 
     /// Counts a refusal.

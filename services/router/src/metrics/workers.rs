@@ -246,6 +246,7 @@ impl WorkerMetrics {
             LossCause::Exit => "exit",
             LossCause::Signal => "signal",
             LossCause::FailedStart => "failed_start",
+            LossCause::ModelNotLoaded => "model_not_loaded",
             LossCause::Wedged => "wedged",
             LossCause::Disconnected => "disconnected",
             LossCause::Protocol => "protocol",

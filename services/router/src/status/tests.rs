@@ -131,6 +131,11 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             Code::Unavailable,
             "NO_WORKER_READY",
         ),
+        (
+            Failed::ModelNotLoaded { message: "x".into() }.into(),
+            Code::FailedPrecondition,
+            "MODEL_LOAD_FAILED",
+        ),
         (Failed::Draining.into(), Code::Unavailable, "DRAINING"),
         (Error::CutByDrain { emitted: 3 }, Code::Unavailable, "DRAINING"),
         (

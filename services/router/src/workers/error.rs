@@ -30,7 +30,12 @@ pub(crate) enum Error {
         source: io::Error,
     },
     #[error("it {status} before it was ready{}", said(last_line))]
-    EndedEarly { status: String, last_line: String },
+    EndedEarly {
+        status: String,
+        /// Of an exit.
+        code: Option<i32>,
+        last_line: String,
+    },
     #[error(
         "not ready within {timeout:?}{}; raise the worker's ready_timeout if it is only slow",
         said(last_line)
@@ -56,6 +61,20 @@ pub(crate) enum Error {
     Incomplete(&'static str),
     #[error(transparent)]
     Identity(#[from] super::identity::Mismatch),
+}
+
+/// A worker's exit code where the model's files cannot be served.
+const MODEL_NOT_LOADED: i32 = 65;
+
+impl Error {
+    /// Returns whether the model's files cannot be served, so that another start would fail the same way.
+    pub(super) fn is_models_fault(&self) -> bool {
+        match self {
+            Self::EndedEarly { code, .. } => *code == Some(MODEL_NOT_LOADED),
+            Self::Open { code, .. } => *code == tonic::Code::FailedPrecondition,
+            _ => false,
+        }
+    }
 }
 
 fn said(last_line: &str) -> String {

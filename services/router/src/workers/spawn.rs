@@ -62,6 +62,8 @@ pub(super) struct Exit {
     pub(super) cause: LossCause,
     /// Continues "it …".
     pub(super) status: String,
+    /// What it exited with, if it did.
+    pub(super) code: Option<i32>,
 }
 
 impl Process {
@@ -107,6 +109,7 @@ impl Process {
             Err(error) => Exit {
                 cause: LossCause::Exit,
                 status: format!("could not be waited for ({error})"),
+                code: None,
             },
         }
     }
@@ -162,6 +165,7 @@ impl From<ExitStatus> for Exit {
             (Some(code), _) => Self {
                 cause: LossCause::Exit,
                 status: format!("exited with code {code}"),
+                code: Some(code),
             },
             (None, signal) => {
                 let signal = signal.unwrap_or_default();
@@ -176,6 +180,7 @@ impl From<ExitStatus> for Exit {
                 Self {
                     cause: LossCause::Signal,
                     status: format!("was ended by signal {signal}{hint}"),
+                    code: None,
                 }
             }
         }

@@ -73,7 +73,10 @@ enum Outcome {
 impl Outcome {
     fn failed_start(error: &Error) -> Self {
         Self::Lost {
-            cause: LossCause::FailedStart,
+            cause: match error.is_models_fault() {
+                true => LossCause::ModelNotLoaded,
+                false => LossCause::FailedStart,
+            },
             message: kr_boot::exit::with_causes(error),
             ready_since: None,
         }
@@ -178,6 +181,7 @@ impl Supervisor {
         match failure {
             Opening::Exited(exit) => Error::EndedEarly {
                 status: exit.status,
+                code: exit.code,
                 last_line: process.last_line().await,
             },
             Opening::Failed(Error::NotReady { timeout, .. }) => {

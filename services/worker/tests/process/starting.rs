@@ -69,7 +69,7 @@ async fn a_broken_model_is_refused_within_a_second_naming_the_file() {
         std::fs::write(&config, text).unwrap();
         let model = folder.path().to_str().unwrap();
         let ended = ended(&["--model", model, "--listen", "tcp:127.0.0.1:0"]).await;
-        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        assert_eq!(ended.code, Some(65), "{}", ended.stderr);
         assert!(ended.after < Duration::from_secs(1), "took {:?}", ended.after);
         let last = ended.stderr.lines().last().unwrap();
         assert!(last.starts_with("kr-worker: "), "{last}");
@@ -86,7 +86,7 @@ async fn a_load_that_fails_is_told_to_the_router_before_the_process_ends() {
     let refused = Router::try_open(child::unix_channel(socket).await).await.err().unwrap();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().contains("told not to load"), "{refused:?}");
-    assert_eq!(child::wait(&mut child).await.code(), Some(1));
+    assert_eq!(child::wait(&mut child).await.code(), Some(65));
 }
 
 #[tokio::test]

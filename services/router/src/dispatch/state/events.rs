@@ -26,7 +26,10 @@ impl State {
                     self.lost(id, key);
                 }
             }
-            WorkerEvent::Backoff { message, cause } => slot.backoff(cause, message, now),
+            WorkerEvent::Backoff { message, cause } => {
+                slot.backoff(cause, message, now);
+                self.end_waiting_in_vain();
+            }
             WorkerEvent::Stopped => slot.stopped(now),
         }
         if self.slots.iter().any(super::Slot::is_ready) {

@@ -426,3 +426,32 @@ proptest! {
         world.end();
     }
 }
+
+#[test]
+fn where_no_worker_can_load_the_model_nobody_waits() {
+    let address = Address::Tcp("nowhere:1".into());
+    let setup = setup(&[address.clone(), address]);
+    let now = Instant::now();
+    let mut state = State::new(&setup, ModelMetrics::new(metrics(), "model".into()), now);
+    let fail = |state: &mut State, worker, cause| {
+        let message = "config.json is broken".into();
+        let event = WorkerEvent::Backoff { message, cause };
+        let worker = WorkerIndex(worker);
+        state.notice(Notice { worker, event }, now);
+    };
+    let mut waiting = state.submit(request(1), None, now).unwrap();
+    fail(&mut state, 0, LossCause::ModelNotLoaded);
+    assert!(waiting.recv().now_or_never().is_none(), "the other worker may load it");
+    fail(&mut state, 1, LossCause::ModelNotLoaded);
+    let failed = Failed::ModelNotLoaded {
+        message: "config.json is broken".to_owned(),
+    };
+    let ended = waiting.recv().now_or_never().flatten();
+    assert_eq!(ended, Some(SequenceEvent::Failed(failed.clone())));
+    assert_eq!(state.submit(request(1), None, now).unwrap_err(), failed);
+    fail(&mut state, 0, LossCause::Signal);
+    assert!(
+        state.submit(request(1), None, now).is_ok(),
+        "one of them failed for another reason"
+    );
+}

@@ -118,6 +118,13 @@ async fn a_failed_start_is_explained_by_code_and_last_words() {
 }
 
 #[tokio::test]
+async fn a_model_that_cannot_be_served_is_told_apart_by_the_exit_code() {
+    let mut worker = supervise("exit 65", LONG);
+    let (cause, message) = worker.backoff().await;
+    assert_eq!(cause, LossCause::ModelNotLoaded, "{message}");
+}
+
+#[tokio::test]
 async fn a_failed_start_is_tried_again() {
     let mut worker = supervise("kill -9 $$", LONG);
     for _ in 0..2 {
