@@ -5,6 +5,7 @@
 mod trace;
 mod worker;
 
+mod replay;
 mod tests;
 
 use std::sync::Arc;
