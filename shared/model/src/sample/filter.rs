@@ -4,9 +4,9 @@ use kr_contract::SamplingParams;
 
 /// Values whose largest stands for all of them.
 const BLOCK: usize = 64;
-/// Bits of a weight that do not tell its bucket: what is left is the exponent and four bits, 16 buckets in an octave.
-const BUCKET_SHIFT: u32 = 19;
-const BUCKETS: usize = (1.0_f32.to_bits() >> BUCKET_SHIFT) as usize + 1;
+/// Where the bits begin that tell a weight's bucket: exponent and four bits at first, then the eleven below them.
+const BUCKET_SHIFTS: [u32; 2] = [19, 8];
+const BUCKETS: usize = 1 << 11;
 
 /// Memory that is used again for every row.
 #[derive(Debug, Default)]
@@ -14,7 +14,6 @@ pub(super) struct Scratch {
     maxima: Vec<f32>,
     candidates: Vec<f32>,
     masses: Vec<f64>,
-    members: Vec<f32>,
 }
 
 /// Returns the weight of the least likely token that is kept. `weights`: 1 for the most likely token.
@@ -88,39 +87,48 @@ fn nucleus(weights: &[f32], params: &SamplingParams, scratch: &mut Scratch) -> f
     boundary(wanted, scratch)
 }
 
-/// The weight at which the candidates, most likely first, hold `wanted`; 0 where they never do. Only those of one bucket are sorted.
+/// The weight at which the candidates, most likely first, hold `wanted`; 0 where they never do. Only the few that are left in one
+/// bucket of one bucket are sorted.
 fn boundary(wanted: f64, scratch: &mut Scratch) -> f32 {
-    let Scratch {
-        candidates,
-        masses,
-        members,
-        ..
-    } = scratch;
-    masses.clear();
-    masses.resize(BUCKETS, 0.0);
-    for weight in &*candidates {
-        masses[bucket(*weight)] += f64::from(*weight);
-    }
+    let Scratch { candidates, masses, .. } = scratch;
     let mut held = 0.0;
-    for (index, mass) in masses.iter().enumerate().rev() {
-        if held + mass < wanted || *mass == 0.0 {
-            held += mass;
-            continue;
+    for shift in BUCKET_SHIFTS {
+        masses.clear();
+        masses.resize(BUCKETS, 0.0);
+        for weight in &*candidates {
+            masses[bucket(*weight, shift)] += f64::from(*weight);
         }
-        members.clear();
-        members.extend(candidates.iter().filter(|weight| bucket(**weight) == index));
-        members.sort_unstable_by(|a, b| b.total_cmp(a));
-        let last = members.iter().find(|weight| {
-            held += f64::from(**weight);
-            held >= wanted
-        });
-        return last.or(members.last()).copied().unwrap_or(0.0);
+        let mut crossing = None;
+        let mut lowest = None;
+        for (index, mass) in masses.iter().enumerate().rev().filter(|(_, mass)| **mass > 0.0) {
+            if held + mass >= wanted {
+                crossing = Some(index);
+                break;
+            }
+            held += mass;
+            lowest = Some((index, *mass));
+        }
+        let index = match (crossing, lowest) {
+            (Some(index), _) => index,
+            // Summed in another order, the parts of a bucket may fall short of it.
+            (None, Some((index, mass))) if shift != BUCKET_SHIFTS[0] => {
+                held -= mass;
+                index
+            }
+            _ => return 0.0,
+        };
+        candidates.retain(|weight| bucket(*weight, shift) == index);
     }
-    0.0
+    candidates.sort_unstable_by(|a, b| b.total_cmp(a));
+    let last = candidates.iter().find(|weight| {
+        held += f64::from(**weight);
+        held >= wanted
+    });
+    last.or(candidates.last()).copied().unwrap_or(0.0)
 }
 
-fn bucket(weight: f32) -> usize {
-    ((weight.to_bits() >> BUCKET_SHIFT) as usize).min(BUCKETS - 1)
+fn bucket(weight: f32, shift: u32) -> usize {
+    (weight.to_bits() >> shift) as usize & (BUCKETS - 1)
 }
 
 /// The sum of the weights that are at least `least`, in eight lanes, so that it vectorises.
