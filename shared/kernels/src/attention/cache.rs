@@ -43,6 +43,9 @@ impl<'a> TokenPart<'a> {
     }
 }
 
+/// Writes one head of a token: its position, what it brings and where it goes.
+type WriteHead<'a> = dyn Fn(usize, &[f32], &mut [f32]) + Sync + 'a;
+
 /// A cache of keys or of values: `[rows, kv_heads, capacity, head_dim]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
@@ -75,7 +78,7 @@ impl CacheShape {
         machine: &Machine,
         (spans, new): (&[Span], TokenPart<'_>),
         cache: &mut [f32],
-        write: &(dyn Fn(usize, &[f32], &mut [f32]) + Sync),
+        write: &WriteHead<'_>,
     ) {
         self.check(spans, new.tokens(), cache);
         disjoint(spans.iter().map(|span| (span.row, span.start..span.start + span.len)));

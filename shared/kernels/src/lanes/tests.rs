@@ -97,10 +97,10 @@ fn lanes_are_summed_in_one_order_alone_and_together() {
 fn every_half_is_widened_exactly() {
     for instructions in Instructions::available() {
         let lanes = lane_count(instructions);
-        for start in (0..=u16::MAX).step_by(MOST_LANES) {
-            let bits: [u16; MOST_LANES] = std::array::from_fn(|lane| start + lane as u16);
-            let [bfloat16, float16] = halves(instructions, &bits);
-            for (lane, bits) in bits.into_iter().enumerate().take(lanes) {
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        for bits in all.as_chunks::<MOST_LANES>().0 {
+            let [bfloat16, float16] = halves(instructions, bits);
+            for (lane, bits) in bits.iter().copied().enumerate().take(lanes) {
                 assert_eq!(bfloat16[lane].to_bits(), from_bfloat16(bits).to_bits());
                 assert_eq!(float16[lane].to_bits(), from_float16(bits).to_bits(), "{bits:#x}");
             }

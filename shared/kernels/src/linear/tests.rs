@@ -58,6 +58,7 @@ fn exact(x: Rows<'_>, weight: Weight<'_>) -> Vec<Vec<f64>> {
 }
 
 /// The upper halves of float32, and float16 of some magnitudes.
+#[expect(clippy::cast_possible_truncation, reason = "keeps sixteen bits")]
 fn halves(count: usize, seed: u32) -> (Vec<Bfloat16>, Vec<Float16>) {
     let values = values(count, seed);
     let bfloat16 = values.iter().map(|value| Bfloat16((value.to_bits() >> 16) as u16));

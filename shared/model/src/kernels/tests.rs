@@ -7,6 +7,7 @@ use crate::testing::{ModelDir, Rig, Run, expected};
 use crate::{ComputeDtype, LoadOptions};
 
 /// A fixture whose weights are cut to sixteen bits, and the same values in float32.
+#[expect(clippy::cast_possible_truncation, reason = "keeps sixteen bits")]
 fn halved(name: &str, dtype: Dtype) -> [ModelDir; 2] {
     let mut stored = ModelDir::fixture(name);
     let mut wide = ModelDir::fixture(name);
@@ -37,6 +38,7 @@ fn halved(name: &str, dtype: Dtype) -> [ModelDir; 2] {
 }
 
 /// Of a value that a normal float16 can have, or zero.
+#[expect(clippy::cast_possible_truncation, reason = "keeps sixteen bits")]
 fn float16_of(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16 & 0x8000) as u16;
