@@ -1,13 +1,14 @@
 //! The waiting sequences of one model, and who of them goes next. A plain state machine: time is an argument; no channel,
 //! no worker.
 //!
-//! Higher priority goes first; within one, tenants take turns (`fairness`), and each tenant's own go in order of arrival.
-//! Every [`QueueLimits::ageing`] spent waiting counts as one priority more, so that nothing waits behind higher priorities
-//! for longer than two of them. Bounded: a full queue makes room for a tenant with few waiting at the cost of the one with
-//! the most, and refuses everybody else.
+//! Tenants take turns (`fairness`), so that nobody's flood and nobody's priority delays another by more than a turn. Of a
+//! tenant's own, higher priority goes first and equal ones in order of arrival; every [`QueueLimits::ageing`] spent waiting
+//! counts as one priority more, so that nothing waits behind its tenant's later arrivals for longer than two of them.
+//! Bounded: a full queue makes room for a tenant with few waiting at the cost of the one with the most, and refuses
+//! everybody else.
 
 mod ahead;
-mod class;
+mod lines;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use kr_contract::BlockHash;
 
+use crate::fairness::Turns;
 use crate::sequence::{Priority, SequenceKey, Tenant};
-use class::Class;
+use lines::Lines;
 
 /// How much a queue holds, and how patient it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,10 +104,9 @@ pub(crate) struct Queue {
     limits: QueueLimits,
     entries: HashMap<SequenceKey, (Place, Entry)>,
     returned: BTreeMap<u64, SequenceKey>,
-    /// By priority.
-    classes: [Class; 3],
+    turns: Turns,
     /// Those waiting, returned ones apart, of each tenant that has any.
-    waiting_of: HashMap<Tenant, usize>,
+    tenants: HashMap<Tenant, Lines>,
     /// When each that is not in the highest class has waited long enough for the next.
     promotions: BTreeSet<(Instant, SequenceKey)>,
     deadlines: BTreeSet<(Instant, SequenceKey)>,
@@ -118,8 +119,8 @@ impl Queue {
             limits,
             entries: HashMap::new(),
             returned: BTreeMap::new(),
-            classes: [(); 3].map(|()| Class::new(limits.turn_tokens)),
-            waiting_of: HashMap::new(),
+            turns: Turns::new(limits.turn_tokens),
+            tenants: HashMap::new(),
             promotions: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             next_number: 0,
@@ -140,7 +141,7 @@ impl Queue {
 
     /// Returns how many tenants have something waiting, returned sequences apart.
     pub(crate) fn tenants(&self) -> usize {
-        self.waiting_of.len()
+        self.tenants.len()
     }
 
     /// Returns whether something waits that had left before.
@@ -154,7 +155,7 @@ impl Queue {
     /// # Errors
     /// [`Full`].
     pub(crate) fn push(&mut self, entry: Entry) -> Result<Option<Entry>, Full> {
-        let of_tenant = self.waiting_of.get(&entry.tenant).copied().unwrap_or(0);
+        let of_tenant = self.tenants.get(&entry.tenant).map_or(0, Lines::len);
         if of_tenant >= self.limits.capacity_per_tenant {
             return Err(Full::Tenant);
         }
@@ -171,13 +172,11 @@ impl Queue {
     /// Returns the newest sequence, of the lowest class, of the tenant with the most waiting, if that tenant would still have
     /// as many as one who has `count` and gets one more.
     fn newest_of_the_most(&self, count: usize) -> Option<SequenceKey> {
+        let counts = self.tenants.iter().map(|(tenant, lines)| (lines.len(), tenant, lines));
         // The name settles it between equals, so that the answer does not depend on how a map is laid out.
-        let most = self
-            .waiting_of
-            .iter()
-            .max_by_key(|(tenant, waiting)| (**waiting, *tenant));
-        let (tenant, _) = most.filter(|(_, waiting)| **waiting >= count + 2)?;
-        self.classes.iter().find_map(|class| class.newest_of(tenant))
+        let most = counts.max_by_key(|(waiting, tenant, _)| (*waiting, *tenant));
+        let (_, _, lines) = most.filter(|(waiting, ..)| *waiting >= count + 2)?;
+        lines.last().map(|item| item.key)
     }
 
     /// Takes back a sequence that had left, before all others. Never refused: it was accepted once, and there are at most
@@ -197,8 +196,11 @@ impl Queue {
                 self.returned.insert(number, entry.key);
             }
             Lane::Waiting(priority) => {
-                *self.waiting_of.entry(entry.tenant.clone()).or_insert(0) += 1;
-                self.classes[priority as usize].insert(number, &entry);
+                if !self.tenants.contains_key(&entry.tenant) {
+                    self.turns.enter(entry.tenant.clone());
+                }
+                let lines = self.tenants.entry(entry.tenant.clone()).or_default();
+                lines.insert(priority, number, &entry);
                 self.promotions.extend(self.promotion(priority, &entry));
             }
         }
@@ -225,8 +227,10 @@ impl Queue {
                 Priority::Low => Priority::Normal,
                 Priority::Normal | Priority::High => Priority::High,
             };
-            self.classes[*priority as usize].remove(&entry.tenant, *number);
-            self.classes[next as usize].insert(*number, entry);
+            if let Some(lines) = self.tenants.get_mut(&entry.tenant) {
+                lines.remove(*priority, *number);
+                lines.insert(next, *number, entry);
+            }
             *priority = next;
             let entry = entry.clone();
             self.promotions.extend(self.promotion(next, &entry));
@@ -236,22 +240,20 @@ impl Queue {
     /// Returns who goes next. Asking again at the same time gives the same answer, until something changes.
     pub(crate) fn head(&mut self, now: Instant) -> Option<&Entry> {
         self.promote(now);
-        let returned = self.returned.first_key_value().map(|(_, key)| *key);
-        let key = returned.or_else(|| self.classes.iter_mut().rev().find_map(Class::head))?;
+        let key = match self.returned.first_key_value() {
+            Some((_, key)) => *key,
+            None => {
+                let Self { turns, tenants, .. } = self;
+                let first = |tenant: &Tenant| tenants.get(tenant)?.first();
+                let tenant = turns.next(|tenant| first(tenant).map_or(0, |item| item.cost))?;
+                first(tenant)?.key
+            }
+        };
         self.entries.get(&key).map(|(_, entry)| entry)
     }
 
     /// Takes a sequence out that is abandoned.
     pub(crate) fn remove(&mut self, key: SequenceKey) -> Option<Entry> {
-        self.take(key, Class::remove)
-    }
-
-    /// Takes a sequence out that is sent to a worker: its tenant pays for it.
-    pub(crate) fn send(&mut self, key: SequenceKey) -> Option<Entry> {
-        self.take(key, Class::send)
-    }
-
-    fn take(&mut self, key: SequenceKey, out: impl FnOnce(&mut Class, &Tenant, u64)) -> Option<Entry> {
         let ((lane, number), entry) = self.entries.remove(&key)?;
         if let Some(deadline) = entry.deadline {
             self.deadlines.remove(&(deadline, key));
@@ -260,20 +262,31 @@ impl Queue {
             Lane::Returned => {
                 self.returned.remove(&number);
             }
-            Lane::Waiting(priority) => {
-                if let Some(promotion) = self.promotion(priority, &entry) {
+            Lane::Waiting(class) => {
+                if let Some(promotion) = self.promotion(class, &entry) {
                     self.promotions.remove(&promotion);
                 }
-                out(&mut self.classes[priority as usize], &entry.tenant, number);
-                if let Some(count) = self.waiting_of.get_mut(&entry.tenant) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.waiting_of.remove(&entry.tenant);
-                    }
+                let lines = self.tenants.get_mut(&entry.tenant);
+                let left = lines.map(|lines| {
+                    lines.remove(class, number);
+                    lines.is_empty()
+                });
+                if left == Some(true) {
+                    self.tenants.remove(&entry.tenant);
+                    self.turns.leave(&entry.tenant);
                 }
             }
         }
         Some(entry)
+    }
+
+    /// Takes a sequence out that is sent to a worker: its tenant pays for it, unless it had been sent before.
+    pub(crate) fn send(&mut self, key: SequenceKey) -> Option<Entry> {
+        let ((lane, _), entry) = self.entries.get(&key)?;
+        if let Lane::Waiting(_) = lane {
+            self.turns.pay(&entry.tenant, entry.cost());
+        }
+        self.remove(key)
     }
 
     /// Changes the priority and the deadline of a waiting sequence. What it has waited keeps counting, and so does its place
@@ -298,9 +311,11 @@ impl Queue {
             if let Some(promotion) = self.promotion(*class, &old) {
                 self.promotions.remove(&promotion);
             }
-            self.classes[*class as usize].remove(&old.tenant, number);
+            if let Some(lines) = self.tenants.get_mut(&old.tenant) {
+                lines.remove(*class, number);
+                lines.insert(priority, number, &entry);
+            }
             *class = priority;
-            self.classes[priority as usize].insert(number, &entry);
             self.promotions.extend(self.promotion(priority, &entry));
         }
         self.entries.insert(key, ((lane, number), entry));
@@ -338,11 +353,15 @@ impl Queue {
         keys.into_iter().filter_map(|(_, key)| self.remove(key)).collect()
     }
 
-    /// Takes everything out: returned ones, then class by class, in order of arrival within each.
+    /// Takes everything out, in order of arrival.
     pub(crate) fn take_all(&mut self) -> Vec<Entry> {
-        let mut keys: Vec<_> = self.returned.values().copied().collect();
-        keys.extend(self.classes.iter().rev().flat_map(Class::in_order));
-        keys.into_iter().filter_map(|key| self.remove(key)).collect()
+        let mut places: Vec<_> = self
+            .entries
+            .values()
+            .map(|((_, number), entry)| (*number, entry.key))
+            .collect();
+        places.sort_unstable();
+        places.into_iter().filter_map(|(_, key)| self.remove(key)).collect()
     }
 }
 

@@ -192,3 +192,39 @@ fn thirty_two_identical_requests_cost_about_one() {
     );
     assert_eq!(simulation.workers[0].generated, 90);
 }
+
+#[test]
+fn a_flood_of_one_tenant_hardly_delays_another() {
+    let ask = |tenant, at: u32| Arrival {
+        at: at * MS,
+        tenant,
+        max_tokens: 1000,
+        answer_tokens: 20,
+        ..Arrival::default()
+    };
+    let run = |flood: u32| {
+        let mut arrivals: Vec<_> = (0..flood).map(|_| ask(0, 0)).collect();
+        arrivals.extend((0..40).map(|index| ask(1, 100 + index * 300)));
+        let mut simulation = Simulation::new(vec![Pace::linear(8, 10 * MS, MS)], arrivals.clone(), |_| {});
+        simulation.run();
+        let quiet = simulation
+            .seen
+            .iter()
+            .zip(arrivals)
+            .filter(|(_, arrival)| arrival.tenant == 1);
+        let mut times: Vec<_> = quiet
+            .map(|(seen, arrival)| seen.last_token.unwrap() - arrival.at)
+            .collect();
+        times.sort_unstable();
+        times[times.len() * 95 / 100]
+    };
+    let (alone, flooded) = (run(0), run(1000));
+    println!(
+        "{{\"p95_ms\":{{\"alone\":{},\"flooded\":{}}}}}",
+        alone.as_millis(),
+        flooded.as_millis()
+    );
+    // An answer in a full batch, and another one's end to wait for; behind the flood it would be over a hundred.
+    let answer = 20 * (10 + 8) * MS;
+    assert!(flooded <= 2 * answer, "{flooded:?} instead of {alone:?}");
+}
