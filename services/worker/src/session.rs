@@ -82,6 +82,7 @@ enum Command {
 }
 
 /// Everything a session waits for.
+#[expect(clippy::large_enum_variant, reason = "moved once, and never stored")]
 enum Event {
     Request(Result<Option<SessionRequest>, tonic::Status>),
     Frame(Option<StepFrame>),
