@@ -9,6 +9,7 @@
 //! - `layers`, `attention`: the computation, in MLX's operations or our own (`kernels` on the CPU, `cuda`)
 //! - `transformer`: what architectures put together; `models/<architecture>`: what is special to each
 //! - `kv`, `step`: where KV lies and which tokens of a step see what of it
+//! - `limits`: how much KV there is room for
 //! - `sample`: from logits to tokens
 //! - [`blas`]: which BLAS the process computes with
 
