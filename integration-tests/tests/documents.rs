@@ -1,7 +1,7 @@
-//! The guides' commands that need kr-router; the others are run where `kr` is tested.
+//! The guides' commands that need kr-router or grpcurl; the others are run where `kr` is tested.
 #![expect(clippy::unwrap_used, reason = "that is how a test fails")]
 
-use kr_integration_tests::{Ran, program, run, workspace};
+use kr_integration_tests::{Ran, Service, program, run, tool, workspace};
 use tokio::process::Command;
 
 /// Runs a line of a guide in the repository's folder, with our programs in `PATH`.
@@ -15,30 +15,50 @@ async fn sh(line: &str) -> Ran {
     .await
 }
 
-/// The lines of the `sh` blocks of a guide that begin with `start`.
+/// The lines of the `sh` blocks of a guide that begin with `start`, continued ones joined, without comments.
 fn lines(guide: &str, start: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(workspace().join("docs").join(guide)).unwrap();
+    let text = std::fs::read_to_string(workspace().join(guide)).unwrap();
+    let text = text.replace("\\\n", " ").replace("target/release/", "");
     let blocks = text.split("```sh\n").skip(1);
     let lines = blocks.flat_map(|rest| rest.split("```").next().unwrap().lines());
+    let lines = lines.filter(|line| line.starts_with(start));
     lines
-        .filter(|line| line.starts_with(start))
-        .map(str::to_owned)
+        .map(|line| line.split("  #").next().unwrap().trim().to_owned())
         .collect()
 }
 
 #[tokio::test]
 async fn every_configuration_that_a_guide_shows_is_valid() {
-    for guide in ["getting-started.md", "cli.md"] {
+    for guide in ["README.md", "docs/getting-started.md", "docs/cli.md"] {
         for line in lines(guide, "kr config") {
             let _ = sh(&line).await.success();
         }
     }
-    let servers = lines("getting-started.md", "kr-router");
-    assert_eq!(servers.len(), 2);
+    let mut servers = lines("docs/getting-started.md", "kr-router");
+    // The reader's own model is any model.
+    let own = lines("README.md", "kr-router").into_iter();
+    servers.extend(own.map(|line| line.replace("my-model", "SmolLM2-135M-Instruct")));
+    assert_eq!(servers.len(), 3);
     for line in servers {
         assert!(
             sh(&format!("{line} --check-config")).await.success().contains("valid"),
             "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_the_readme_calls_with_grpcurl_is_answered() {
+    let service = Service::fake(1, "step_ms=1").start().await;
+    let commands = lines("README.md", "grpcurl");
+    assert_eq!(commands.len(), 2);
+    for command in commands {
+        let command = command.replace("127.0.0.1:50051", service.grpc());
+        let grpcurl = tool("grpcurl").display().to_string();
+        let printed = sh(&command.replacen("grpcurl", &grpcurl, 1)).await.success();
+        assert!(
+            printed.contains("finish") || printed.contains("max_tokens"),
+            "{command}: {printed}"
         );
     }
 }

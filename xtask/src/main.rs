@@ -127,3 +127,46 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Profile { folders } => profile::run(&folders),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as Program;
+
+    use super::*;
+
+    /// What a `make` line of a guide would run, one list of arguments for each `cargo xtask`.
+    fn xtasks(root: &Path, line: &str) -> Vec<Vec<String>> {
+        let dry = line.replacen("make", "make -n", 1);
+        let dry = process::output(Program::new("sh").args(["-c", &dry]).current_dir(root)).unwrap();
+        let lines = dry.lines().filter(|line| line.contains("cargo xtask "));
+        lines
+            .map(|line| {
+                let line = line.trim_start_matches("exec ").replace("cargo xtask ", "arguments ");
+                let script = format!("arguments() {{ printf '%s\\n' xtask \"$@\"; }}; {line}");
+                let printed = process::output(Program::new("sh").args(["-c", &script]).env("PROMPT", "x")).unwrap();
+                printed.lines().map(str::to_owned).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_the_guides_make_is_what_xtask_takes() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut checked = 0;
+        for guide in ["README.md", "docs/getting-started.md", "docs/benchmarks.md"] {
+            let text = std::fs::read_to_string(root.join(guide)).unwrap();
+            for line in text.lines().filter(|line| line.starts_with("make ")) {
+                for arguments in xtasks(root, line) {
+                    let parsed = Arguments::try_parse_from(&arguments);
+                    assert!(
+                        parsed.is_ok(),
+                        "{guide}: {line}: {arguments:?}: {}",
+                        parsed.unwrap_err()
+                    );
+                    checked += 1;
+                }
+            }
+        }
+        assert!(checked > 10, "{checked}");
+    }
+}
