@@ -216,9 +216,12 @@ impl KvArenas {
                     .map_err(backend)?;
             }
         }
+        if let Err(error) = self.evaluate() {
+            self.arenas[to.bucket].rows[to.row] = Row::Stale;
+            return Err(error);
+        }
         self.arenas[from.bucket].rows[from.row] = Row::Stale;
         self.places[slot.0 as usize] = Some(to);
-        self.evaluate()?;
         Ok(written as u64 * self.shape.bytes_per_token())
     }
 

@@ -33,7 +33,8 @@ impl BlockStore {
     pub(super) fn new(shape: KvShape, count: usize, block_tokens: usize) -> Self {
         let block_bytes = shape.bytes_per_token() * block_tokens as u64;
         let fitting = usize::try_from(SEGMENT_BYTES / block_bytes).unwrap_or(usize::MAX);
-        let blocks_per_segment = fitting.clamp(1, count);
+        // Of about one size, so that the last one does not stand for blocks that there are not.
+        let blocks_per_segment = count.div_ceil(count.div_ceil(fitting.max(1)));
         Self {
             shape,
             count,

@@ -7,8 +7,9 @@ use mlx_rs::{Array, transforms};
 
 use kr_engine::model::{BucketId, ModelError, SlotId};
 
-use super::{KvArenas, Place, Result, Row, Stale, backend, contract, memory, zeros};
+use super::{KvArenas, LayerKv, Place, Result, Row, Stale, backend, contract, memory, zeros};
 use crate::layers::dim;
+use crate::step::indices;
 
 /// Share of the budget that a bucket's first rows may take: one in so many.
 const STEP: u64 = 16;
@@ -27,7 +28,6 @@ impl KvArenas {
                     if self.stale == Stale::Cleared {
                         self.clear_row(bucket, row).map_err(backend)?;
                     }
-
                     row
                 }
                 None => self.grow(bucket)?,
@@ -54,34 +54,68 @@ impl KvArenas {
     /// growing batch rarely waits for its arena to be moved. Returns the first new one.
     fn grow(&mut self, bucket: usize) -> Result<usize> {
         let rows = self.arenas[bucket].rows.len();
-        let step = self.budget_bytes / STEP / self.row_bytes(bucket);
+        let row_bytes = self.row_bytes(bucket);
+        let step = self.budget_bytes / STEP / row_bytes;
         let step = usize::try_from(step).unwrap_or(usize::MAX);
         let wanted = rows.max(step).max(1).min(self.places.len().saturating_sub(rows).max(1));
-        let row_bytes = self.row_bytes(bucket);
-        if self.arena_bytes() + row_bytes * wanted as u64 > self.budget_bytes {
-            self.shrink_others(bucket).map_err(memory)?;
+        if self.room(bucket) == 0 {
+            // Half of it done, rows would be numbered wrongly: nothing goes on after that.
+            self.shrink_others(bucket).map_err(backend)?;
         }
-        let room = self.budget_bytes.saturating_sub(self.arena_bytes()) / row_bytes;
-        let added = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
+        let added = wanted.min(self.room(bucket));
         if added == 0 {
             return Err(ModelError::OutOfMemory(format!(
                 "another slot of {} tokens takes {row_bytes} bytes, the KV budget of {} bytes is spent",
                 self.arenas[bucket].capacity, self.budget_bytes
             )));
         }
-        let capacity = self.arenas[bucket].capacity;
-        // Layer by layer, so that old and new lie side by side for one layer only.
-        for layer in &mut self.layers {
-            let new = zeros(self.shape, added, capacity).map_err(memory)?;
-            let old = std::mem::replace(&mut layer[bucket], new.clone());
-            if rows > 0 {
-                layer[bucket].keys = concatenate(&[old.keys, new.keys], 0).map_err(memory)?;
-                layer[bucket].values = concatenate(&[old.values, new.values], 0).map_err(memory)?;
-            }
-            transforms::eval(layer[bucket].both().map(|array| &*array)).map_err(memory)?;
+        if let Err(error) = self.add_rows(bucket, added) {
+            let before: Vec<_> = (0..rows).collect();
+            self.keep_rows(bucket, &before).map_err(backend)?;
+            return Err(memory(error));
         }
         self.arenas[bucket].rows.resize(rows + added, Row::Clean);
         Ok(rows)
+    }
+
+    /// Rows that the budget allows `bucket` beside all arenas there are.
+    fn room(&self, bucket: usize) -> usize {
+        let room = self.budget_bytes.saturating_sub(self.arena_bytes()) / self.row_bytes(bucket);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// Layer by layer, so that old and new lie side by side for one layer only. Where that fails, layers before it have their rows.
+    fn add_rows(&mut self, bucket: usize, added: usize) -> MlxResult<()> {
+        let (shape, capacity) = (self.shape, self.arenas[bucket].capacity);
+        for layer in &mut self.layers {
+            let new = zeros(shape, added, capacity)?;
+            let old = &layer[bucket];
+            let grown = match old.keys.dim(0) {
+                0 => new,
+                _ => LayerKv {
+                    keys: concatenate(&[&old.keys, &new.keys], 0)?,
+                    values: concatenate(&[&old.values, &new.values], 0)?,
+                },
+            };
+            transforms::eval([&grown.keys, &grown.values])?;
+            layer[bucket] = grown;
+        }
+        Ok(())
+    }
+
+    /// Leaves `kept` of a bucket's rows in every layer.
+    fn keep_rows(&mut self, bucket: usize, kept: &[usize]) -> MlxResult<()> {
+        let rows = indices(kept.iter().map(|row| dim(*row)).collect());
+        for layer in &mut self.layers {
+            layer[bucket] = match kept.len() {
+                0 => zeros(self.shape, 0, self.arenas[bucket].capacity)?,
+                _ => layer[bucket].map(|array| array.take_axis(&rows, 0))?,
+            };
+            if !kept.is_empty() {
+                transforms::eval(layer[bucket].both().map(|array| &*array))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives back the free rows of all buckets but `keep`.
@@ -94,17 +128,7 @@ impl KvArenas {
             if taken.len() == rows.len() {
                 continue;
             }
-            let kept = crate::step::indices(taken.iter().map(|row| dim(*row)).collect());
-            for layer in &mut self.layers {
-                let smaller = match taken.len() {
-                    0 => zeros(self.shape, 0, self.arenas[bucket].capacity)?,
-                    _ => layer[bucket].map(|array| array.take_axis(&kept, 0))?,
-                };
-                layer[bucket] = smaller;
-                if !taken.is_empty() {
-                    transforms::eval(layer[bucket].both().map(|array| &*array))?;
-                }
-            }
+            self.keep_rows(bucket, &taken)?;
             self.renumber(bucket, &taken);
         }
         mlx_rs::memory::clear_cache()
