@@ -19,7 +19,9 @@ impl OwnKernels {
         let mut out = fresh::<f32>(&[indices.dim(0), matrix.dim(1)])?;
         let (source, indices) = (stored(matrix)?, read::<i32>(indices)?);
         for (index, target) in indices.iter().zip(write::<f32>(&mut out)?.chunks_exact_mut(width)) {
-            let row = usize::try_from(*index).ok().filter(|index| *index < source.len() / width);
+            let row = usize::try_from(*index)
+                .ok()
+                .filter(|index| *index < source.len() / width);
             let row = row.ok_or("there is no row of this index")?;
             source.part(row * width..(row + 1) * width).widen(target);
         }
