@@ -24,6 +24,7 @@ use crate::loaded::{LoadedModel, Parts};
 use crate::models::{self, Architecture};
 use crate::options::{ComputeDtype, Kernels, LoadOptions};
 use crate::prepared::{Place, PreparedWeights};
+use crate::sample::Sampler;
 use crate::weights::{Footprint, Weights};
 
 /// What a loaded model is. Holds no arrays: it may go to other threads.
@@ -182,6 +183,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<LoadedModel> {
         limits,
         info,
         machine: own.map(|own| own.machine()),
+        sampler: Sampler::of(backend),
         adopted,
     });
     if options.kv_budget_bytes.is_none() {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use kr_contract::SequenceId;
 use kr_engine::model::{
-    BlockId, BucketId, CopyCost, Model, ModelError, ModelLimits, Sample, SlotId, StepOutput, StepPlan,
+    BlockId, BucketId, CopyCost, Model, ModelError, ModelLimits, Sample, Sampled, SlotId, StepOutput, StepPlan,
 };
 use kr_kernels::Machine;
 use mlx_rs::error::Exception;
@@ -20,6 +20,7 @@ use mlx_rs::{Array, Dtype, transforms};
 use crate::kv::KvArenas;
 use crate::load::ModelInfo;
 use crate::models::Decoder;
+use crate::sample::Sampler;
 use crate::sample::device::{self, Chosen};
 use crate::sample::rows::Rows;
 use crate::step::{StepLayout, indices};
@@ -36,6 +37,7 @@ pub struct LoadedModel {
     /// What the last step sampled, for inputs that are still pending.
     last: Option<LastStep>,
     rows: Rows,
+    sampler: Sampler,
     limits: ModelLimits,
     info: ModelInfo,
     _adopted: AdoptedWeights,
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) info: ModelInfo,
     /// Threads to sample rows on.
     pub(crate) machine: Option<Arc<Machine>>,
+    pub(crate) sampler: Sampler,
     pub(crate) adopted: AdoptedWeights,
 }
 
@@ -77,6 +80,8 @@ enum Pending {
     Nothing { hidden: Array },
     /// `[rows, vocabulary]`, float32: chosen from on the host.
     Logits { logits: Array },
+    /// Chosen on the host already, because the next step may need the tokens.
+    Sampled(Vec<Sampled>),
     /// Chosen on the device; logits are for log probabilities.
     Chosen { chosen: Chosen, logits: Array },
 }
@@ -88,6 +93,7 @@ impl LoadedModel {
             kv: parts.kv,
             last: None,
             rows: Rows::new(parts.machine),
+            sampler: parts.sampler,
             limits: parts.limits,
             info: parts.info,
             _adopted: parts.adopted,
@@ -116,10 +122,9 @@ impl LoadedModel {
 
     fn queue(&mut self, plan: &StepPlan) -> Result<Ticket, ModelError> {
         let hidden = self.run(plan)?;
-        let (rows, last_tokens) = sampled_rows(plan);
+        let (mut rows, last_tokens) = sampled_rows(plan);
         let scorings = scorings(plan);
         let to_score = (!scorings.is_empty()).then(|| hidden.clone());
-        let samples: Vec<_> = rows.iter().map(|(_, sample)| sample.clone()).collect();
         self.last = None;
         let pending = if rows.is_empty() {
             transforms::async_eval(self.kv.arrays().chain([&hidden])).map_err(backend)?;
@@ -129,22 +134,7 @@ impl LoadedModel {
                 true => self.logits(&hidden)?,
                 false => self.logits(&hidden.take_axis(indices(last_tokens), 0).map_err(backend)?)?,
             };
-            match self.limits.pipeline_depth {
-                0 => {
-                    transforms::async_eval(self.kv.arrays().chain([&logits])).map_err(backend)?;
-                    Pending::Logits { logits }
-                }
-                _ => {
-                    let chosen = device::choose(&logits, &samples).map_err(backend)?;
-                    let results = [&logits, &chosen.tokens, &chosen.finite];
-                    transforms::async_eval(self.kv.arrays().chain(results)).map_err(backend)?;
-                    self.last = Some(LastStep {
-                        tokens: chosen.tokens.clone(),
-                        row_of_slot: rows_of_slots(plan),
-                    });
-                    Pending::Chosen { chosen, logits }
-                }
-            }
+            self.choose(plan, &mut rows, logits)?
         };
         Ok(Ticket {
             rows,
@@ -152,6 +142,42 @@ impl LoadedModel {
             scorings,
             hidden: to_score,
         })
+    }
+
+    /// `logits`: `[rows, vocabulary]`. Takes the rows where they are done with.
+    fn choose(
+        &mut self,
+        plan: &StepPlan,
+        rows: &mut Vec<(SequenceId, Sample)>,
+        logits: Array,
+    ) -> Result<Pending, ModelError> {
+        let is_pipelined = self.limits.pipeline_depth > 0;
+        let (pending, tokens) = match self.sampler {
+            Sampler::Host => {
+                transforms::async_eval(self.kv.arrays().chain([&logits])).map_err(backend)?;
+                if !is_pipelined {
+                    return Ok(Pending::Logits { logits });
+                }
+                let sampled = read::choose(std::mem::take(rows), &logits, &self.rows)?;
+                // Where none could be chosen the sequence ends: any token will do.
+                let tokens = sampled.iter().map(|sampled| sampled.token.map_or(0, u32::cast_signed));
+                let tokens = indices(tokens.collect());
+                (Pending::Sampled(sampled), tokens)
+            }
+            Sampler::Device => {
+                let samples: Vec<_> = rows.iter().map(|(_, sample)| sample.clone()).collect();
+                let chosen = device::choose(&logits, &samples).map_err(backend)?;
+                let results = [&logits, &chosen.tokens, &chosen.finite];
+                transforms::async_eval(self.kv.arrays().chain(results)).map_err(backend)?;
+                let tokens = chosen.tokens.clone();
+                (Pending::Chosen { chosen, logits }, tokens)
+            }
+        };
+        self.last = is_pipelined.then(|| LastStep {
+            tokens,
+            row_of_slot: rows_of_slots(plan),
+        });
+        Ok(pending)
     }
 }
 
@@ -193,6 +219,7 @@ impl Model for LoadedModel {
                 Vec::new()
             }
             Pending::Logits { logits } => read::choose(ticket.rows, &logits, &self.rows)?,
+            Pending::Sampled(sampled) => sampled,
             Pending::Chosen { chosen, logits } => read::read_chosen(ticket.rows, &chosen, &logits, &self.rows)?,
         };
         let scored = match &ticket.hidden {

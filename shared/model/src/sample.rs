@@ -16,7 +16,9 @@
 //! at least as likely as the last token it must keep, so equally likely tokens stay or go together. Log probabilities are those before
 //! step 1. Nothing depends on the other rows of a step, nor on threads.
 //!
-//! [`host`] works on logits that were read back; [`device`] on arrays, for a token that the next step needs before the host has seen it.
+//! [`host`] works on logits that were read back and sums in float64; [`device`] on arrays, in float32, for a token that the next step
+//! needs before the host has seen it. Near the boundary between two tokens they may choose differently, so the backend alone decides
+//! which one is used: workers of one numerics fingerprint choose alike, whatever their pipeline depth.
 
 pub(crate) mod adjust;
 pub(crate) mod device;
@@ -27,6 +29,26 @@ pub(crate) mod rows;
 
 use kr_contract::{SamplingParams, token_uniform};
 use kr_engine::model::{ModelError, Sample};
+
+use crate::fingerprint::Backend;
+
+/// Where tokens are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sampler {
+    /// By [`host`].
+    Host,
+    /// By [`device`].
+    Device,
+}
+
+impl Sampler {
+    pub(crate) fn of(backend: Backend) -> Self {
+        match backend {
+            Backend::Cpu => Self::Host,
+            Backend::Metal | Backend::Cuda => Self::Device,
+        }
+    }
+}
 
 /// Refuses penalties without the history they look at.
 pub(crate) fn check(sample: &Sample) -> Result<(), ModelError> {

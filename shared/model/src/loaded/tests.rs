@@ -9,6 +9,7 @@ use kr_engine::model::{Input, Model, ModelError, PlanEntry, Sample, SampleError,
 use serde_json::json;
 
 use super::LoadedModel;
+use crate::sample::Sampler;
 use crate::testing::{KERNELS, ModelDir, Rig, Run, assert_close, entry, expected, fixture, greedy, with_params};
 use crate::{ComputeDtype, Kernels, LoadOptions};
 
@@ -149,12 +150,24 @@ fn pending(slot: u32, start: u32, sample: Sample) -> PlanEntry {
     }
 }
 
-fn pipelined(depth: u32) -> Rig {
+/// A pipeline depth, and where tokens are chosen.
+type Pipeline = (u32, Sampler);
+
+const PIPELINES: [Pipeline; 4] = [
+    (0, Sampler::Host),
+    (1, Sampler::Host),
+    (0, Sampler::Device),
+    (1, Sampler::Device),
+];
+
+fn pipelined((depth, sampler): Pipeline) -> Rig {
     let options = LoadOptions {
         pipeline_depth: Some(depth),
         ..LoadOptions::default()
     };
-    Rig::new(&fixture("llama-tied"), &options)
+    let mut rig = Rig::new(&fixture("llama-tied"), &options);
+    rig.model.sampler = sampler;
+    rig
 }
 
 /// Settings of three sequences: greedy, random, filtered.
@@ -174,9 +187,9 @@ fn mixed(position: u32) -> [Sample; 3] {
 }
 
 /// Decodes three sequences for `steps` tokens, each step read before the next is submitted.
-fn one_after_another(steps: u32) -> Vec<Vec<TokenId>> {
+fn one_after_another(steps: u32, sampler: Sampler) -> Vec<Vec<TokenId>> {
     let (ids, _) = expected("llama-tied");
-    let mut rig = pipelined(0);
+    let mut rig = pipelined((0, sampler));
     let mut answers = vec![Vec::new(); 3];
     for slot in 0..3 {
         rig.acquire(slot, 0);
@@ -208,41 +221,43 @@ fn one_after_another(steps: u32) -> Vec<Vec<TokenId>> {
 #[test]
 fn pending_tokens_continue_as_tokens_that_were_read() {
     let (ids, _) = expected("llama-tied");
-    let expected_answers = one_after_another(6);
-    let mut rig = pipelined(1);
-    for slot in 0..3 {
-        rig.acquire(slot, 0);
-    }
-    let mut answers = vec![Vec::new(); 3];
-    let prompts = (0..3_u32)
-        .zip(mixed(0))
-        .map(|(slot, sample)| entry(&run(slot, 0, &ids[..4 + slot as usize]), Some(sample)));
-    let prompts = prompts.collect();
-    let plan = rig.plan(prompts);
-    let mut open = rig.model.submit(&plan).unwrap();
-    for step in 1..6 {
-        let decodes = (0..3)
-            .zip(mixed(step))
-            .map(|(slot, sample)| pending(slot, 3 + slot + step, sample))
-            .collect();
-        let plan = rig.plan(decodes);
-        let next = rig.model.submit(&plan).unwrap();
+    for sampler in [Sampler::Host, Sampler::Device] {
+        let expected_answers = one_after_another(6, sampler);
+        let mut rig = pipelined((1, sampler));
+        for slot in 0..3 {
+            rig.acquire(slot, 0);
+        }
+        let mut answers = vec![Vec::new(); 3];
+        let prompts = (0..3_u32)
+            .zip(mixed(0))
+            .map(|(slot, sample)| entry(&run(slot, 0, &ids[..4 + slot as usize]), Some(sample)));
+        let prompts = prompts.collect();
+        let plan = rig.plan(prompts);
+        let mut open = rig.model.submit(&plan).unwrap();
+        for step in 1..6 {
+            let decodes = (0..3)
+                .zip(mixed(step))
+                .map(|(slot, sample)| pending(slot, 3 + slot + step, sample))
+                .collect();
+            let plan = rig.plan(decodes);
+            let next = rig.model.submit(&plan).unwrap();
+            for (answer, sampled) in answers.iter_mut().zip(rig.model.wait(open).unwrap().sampled) {
+                answer.push(sampled.token.unwrap());
+            }
+            open = next;
+        }
         for (answer, sampled) in answers.iter_mut().zip(rig.model.wait(open).unwrap().sampled) {
             answer.push(sampled.token.unwrap());
         }
-        open = next;
+        assert_eq!(answers, expected_answers);
     }
-    for (answer, sampled) in answers.iter_mut().zip(rig.model.wait(open).unwrap().sampled) {
-        answer.push(sampled.token.unwrap());
-    }
-    assert_eq!(answers, expected_answers);
 }
 
 #[test]
 fn what_is_pending_must_have_been_sampled() {
     let (ids, _) = expected("llama-tied");
-    for depth in [0, 1] {
-        let mut rig = pipelined(depth);
+    for pipeline in PIPELINES {
+        let mut rig = pipelined(pipeline);
         rig.acquire(0, 0);
         rig.acquire(1, 0);
         rig.run(vec![
@@ -262,13 +277,15 @@ fn log_probabilities_are_the_same_at_either_depth() {
         logprobs: Some(3),
         ..SamplingParams::default()
     });
-    let outputs = [0, 1].map(|depth| {
-        let mut rig = pipelined(depth);
+    let outputs = PIPELINES.map(|pipeline| {
+        let mut rig = pipelined(pipeline);
         rig.acquire(0, 0);
         rig.acquire(1, 0);
         rig.sample(&[(run(0, 0, &ids[..4]), greedy()), (run(1, 0, &ids[..9]), asked.clone())])
     });
-    assert_eq!(outputs[0], outputs[1]);
+    for output in &outputs {
+        assert_eq!(*output, outputs[0]);
+    }
     assert_eq!(outputs[0].sampled[0].logprobs, None);
     let logprobs = outputs[0].sampled[1].logprobs.clone().unwrap();
     assert_eq!(logprobs.top.len(), 3);
@@ -278,8 +295,8 @@ fn log_probabilities_are_the_same_at_either_depth() {
 #[test]
 fn logits_that_are_not_finite_end_their_own_sequence_only() {
     let (ids, _) = expected("llama-tied");
-    for depth in [0, 1] {
-        let mut rig = pipelined(depth);
+    for pipeline in PIPELINES {
+        let mut rig = pipelined(pipeline);
         for slot in 0..2 {
             rig.acquire(slot, 0);
         }
@@ -339,8 +356,8 @@ fn a_full_slot_is_used_to_its_last_position() {
 #[test]
 fn forbidden_ids_and_bias_hold_at_either_depth() {
     let (ids, _) = expected("llama-tied");
-    for depth in [0, 1] {
-        let mut rig = pipelined(depth);
+    for pipeline in PIPELINES {
+        let mut rig = pipelined(pipeline);
         for slot in 0..3 {
             rig.acquire(slot, 0);
         }

@@ -3,7 +3,7 @@
 use kr_contract::TokenId;
 use kr_engine::model::{Logprobs, PlanEntry, Score};
 
-use super::{entry, expected, greedy, pipelined, run};
+use super::{PIPELINES, entry, expected, greedy, pipelined, run};
 use crate::Kernels;
 use crate::testing::Rig;
 
@@ -38,8 +38,8 @@ fn assert_scores(found: &[Logprobs], logits: &[Vec<f32>], targets: &[TokenId]) {
 #[test]
 fn a_prompts_tokens_are_scored_beside_other_sequences() {
     let (ids, logits) = expected("llama-tied");
-    for depth in [0, 1] {
-        let mut rig = pipelined(depth);
+    for pipeline in PIPELINES {
+        let mut rig = pipelined(pipeline);
         for slot in 0..3 {
             rig.acquire(slot, 0);
         }

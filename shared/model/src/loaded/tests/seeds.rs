@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kr_contract::{SamplingParams, TokenId};
 use kr_engine::model::{Model, Sample, SlotId, TokenHistory};
 
-use super::{entry, expected, pipelined, run};
+use super::{PIPELINES, Pipeline, entry, expected, pipelined, run};
 use crate::testing::{Rig, with_params};
 
 const TOKENS: usize = 12;
@@ -81,9 +81,9 @@ fn sequences() -> Vec<Live> {
     settings.into_iter().zip(0..).map(live).collect()
 }
 
-fn alone(depth: u32) -> Vec<Vec<TokenId>> {
+fn alone(pipeline: Pipeline) -> Vec<Vec<TokenId>> {
     let one = |live: Live| {
-        let mut rig = pipelined(depth);
+        let mut rig = pipelined(pipeline);
         rig.acquire(live.slot, 0);
         let mut lives = [live];
         (0..TOKENS).for_each(|_| advance(&mut rig, &mut lives));
@@ -95,10 +95,11 @@ fn alone(depth: u32) -> Vec<Vec<TokenId>> {
 
 #[test]
 fn a_seed_gives_the_same_tokens_alone_in_batches_after_preemption_and_after_replay() {
-    for depth in [0, 1] {
-        let alone = alone(depth);
+    for pipeline in PIPELINES {
+        let alone = alone(pipeline);
+        assert_eq!(alone, self::alone((0, pipeline.1)), "the depth counts: {pipeline:?}");
         let mut lives = sequences();
-        let mut rig = pipelined(depth);
+        let mut rig = pipelined(pipeline);
         lives.iter().for_each(|live| rig.acquire(live.slot, 0));
         for step in 0..TOKENS {
             if step == 5 {
@@ -113,7 +114,7 @@ fn a_seed_gives_the_same_tokens_alone_in_batches_after_preemption_and_after_repl
             if step == 8 {
                 // Replayed by another worker, which is told what was emitted.
                 drop(rig);
-                rig = pipelined(depth);
+                rig = pipelined(pipeline);
                 for live in &mut lives {
                     live.written = 0;
                     rig.acquire(live.slot, 0);
@@ -123,6 +124,6 @@ fn a_seed_gives_the_same_tokens_alone_in_batches_after_preemption_and_after_repl
         }
         lives.rotate_right(2);
         let together: Vec<_> = lives.into_iter().map(|live| live.answer).collect();
-        assert_eq!(together, alone, "pipeline depth {depth}");
+        assert_eq!(together, alone, "{pipeline:?}");
     }
 }
