@@ -169,11 +169,7 @@ impl KvArenas {
 
     /// Every array there is, to be computed with a step's results.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers
-            .iter()
-            .flatten()
-            .filter(|kv| kv.keys.dim(0) > 0)
-            .flat_map(|kv| [&kv.keys, &kv.values])
+        arrays_of(&self.layers)
     }
 
     /// Where `slot` lives and how many tokens it holds.
@@ -236,11 +232,16 @@ impl KvArenas {
         let (place, capacity) = self.place(slot)?;
         let store = self.store.as_ref().ok_or(ModelError::NoBlockStore)?;
         let tokens = store.check(blocks, capacity)?;
-        match self.moves {
-            Moves::Direct => store.copy_in(blocks, place, &mut self.layers).map_err(backend)?,
-            Moves::Graph | Moves::Queued => {
-                store.queue_in(blocks, place, &mut self.layers).map_err(backend)?;
-                self.moved(self.arrays())?;
+        if self.moves == Moves::Direct {
+            store.copy_in(blocks, place, &mut self.layers).map_err(backend)?;
+        } else {
+            let mut start = 0;
+            for blocks in blocks.chunks(store.at_once()) {
+                store
+                    .queue_in(blocks, (place, start), &mut self.layers)
+                    .map_err(backend)?;
+                start += blocks.len() * store.block_tokens();
+                moved(self.moves, arrays_of(&self.layers))?;
             }
         }
         Ok(tokens as u64 * self.shape.bytes_per_token())
@@ -260,7 +261,7 @@ impl KvArenas {
         }
         .map_err(memory)?;
         if let (Moves::Graph | Moves::Queued, Some(store)) = (self.moves, &self.store) {
-            self.moved(store.arrays())?;
+            moved(self.moves, store.arrays())?;
         }
         Ok(tokens as u64 * self.shape.bytes_per_token())
     }
@@ -269,13 +270,6 @@ impl KvArenas {
     #[cfg(test)]
     pub(crate) fn store_bytes(&self) -> u64 {
         self.store.as_ref().map_or(0, BlockStore::bytes)
-    }
-
-    fn moved<'a>(&'a self, arrays: impl Iterator<Item = &'a Array>) -> Result<()> {
-        match self.moves {
-            Moves::Queued => transforms::async_eval(arrays).map_err(memory),
-            Moves::Graph | Moves::Direct => transforms::eval(arrays).map_err(memory),
-        }
     }
 
     /// Fills every row with NaN, as a former owner's broken sequence would leave it.
@@ -296,6 +290,19 @@ impl KvArenas {
 
     fn evaluate(&self) -> Result<()> {
         transforms::eval(self.arrays()).map_err(memory)
+    }
+}
+
+/// Every array of the arenas that has a row.
+fn arrays_of(layers: &[Vec<LayerKv>]) -> impl Iterator<Item = &Array> {
+    let used = layers.iter().flatten().filter(|kv| kv.keys.dim(0) > 0);
+    used.flat_map(|kv| [&kv.keys, &kv.values])
+}
+
+fn moved<'a>(moves: Moves, arrays: impl Iterator<Item = &'a Array>) -> Result<()> {
+    match moves {
+        Moves::Queued => transforms::async_eval(arrays).map_err(memory),
+        Moves::Graph | Moves::Direct => transforms::eval(arrays).map_err(memory),
     }
 }
 

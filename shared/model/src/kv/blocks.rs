@@ -18,6 +18,9 @@ use crate::step::indices;
 /// Bytes of a segment, where a block has no more; few in tests, so that tiny models have several segments too.
 const SEGMENT_BYTES: u64 = if cfg!(test) { 24 << 10 } else { 32 << 20 };
 
+/// Segments' worth of blocks that the graph copies at once.
+const SEGMENTS_AT_ONCE: usize = if cfg!(test) { 1 } else { 4 };
+
 /// A number of blocks of `block_tokens` positions each.
 #[derive(Debug)]
 pub(super) struct BlockStore {
@@ -68,6 +71,15 @@ impl BlockStore {
             )));
         }
         Ok(tokens)
+    }
+
+    /// Blocks to be copied by the graph at once, so that a long prefix is not in memory twice.
+    pub(super) fn at_once(&self) -> usize {
+        self.blocks_per_segment * SEGMENTS_AT_ONCE
+    }
+
+    pub(super) fn block_tokens(&self) -> usize {
+        self.block_tokens
     }
 
     fn place(&self, block: BlockId) -> (usize, usize) {
@@ -158,17 +170,21 @@ impl BlockStore {
         copied
     }
 
-    /// As [`copy_in`](Self::copy_in), as operations of the graph.
-    pub(super) fn queue_in(&self, blocks: &[BlockId], to: Place, layers: &mut [Vec<LayerKv>]) -> MlxResult<()> {
-        if blocks.is_empty() {
-            return Ok(());
-        }
+    /// As [`copy_in`](Self::copy_in), as operations of the graph, from position `start` of the slot on. Takes as much memory again as
+    /// the blocks do.
+    pub(super) fn queue_in(
+        &self,
+        blocks: &[BlockId],
+        (to, start): (Place, usize),
+        layers: &mut [Vec<LayerKv>],
+    ) -> MlxResult<()> {
         let gathered = self.gathered(blocks)?;
-        let (row, end) = (dim(to.row), dim(blocks.len() * self.block_tokens));
+        let (row, end) = (dim(to.row), dim(start + blocks.len() * self.block_tokens));
+        let start = dim(start);
         let targets = layers.iter_mut().flat_map(|layer| layer[to.bucket].both());
         for (part, target) in targets.enumerate() {
             let joined = joined_blocks(&gathered.try_index((.., dim(part)))?)?;
-            target.try_index_mut((row..row + 1, .., 0..end), &joined)?;
+            target.try_index_mut((row..row + 1, .., start..end), &joined)?;
         }
         Ok(())
     }

@@ -1,12 +1,16 @@
 //! What a step takes beside weights and KV.
 
-use kr_contract::SequenceId;
-use kr_engine::model::{BucketId, Input, Model, ModelError, ModelLimits, PlanEntry, SlotId, StepPlan};
+use std::sync::Arc;
+
+use kr_contract::{SamplingParams, SequenceId};
+use kr_engine::model::{BucketId, Input, Model, ModelError, ModelLimits, PlanEntry, Sample, SlotId, StepPlan};
 use mlx_rs::memory::{active_memory, peak_memory, reset_peak_memory};
+use mlx_rs::transforms;
 
 use super::{LoadedModel, backend, contract};
 use crate::kv::KvArenas;
 use crate::layers::dim;
+use crate::sample::{Sampler, device};
 use crate::step::indices;
 
 /// A step to be measured.
@@ -54,9 +58,15 @@ impl LoadedModel {
             step: 0,
             entries: vec![entry],
         })?;
-        let rows = indices((0..dim(step.rows.min(step.tokens) as usize)).collect());
-        let logits = self.logits(&hidden.take_axis(rows, 0).map_err(backend)?)?;
-        logits.eval().map_err(backend)?;
+        let rows = step.rows.min(step.tokens) as usize;
+        let last_tokens = indices((0..dim(rows)).collect());
+        let logits = self.logits(&hidden.take_axis(last_tokens, 0).map_err(backend)?)?;
+        match self.sampler {
+            Sampler::Host => logits.eval(),
+            Sampler::Device => device::choose(&logits, &vec![filtered(); rows])
+                .and_then(|chosen| transforms::eval([&logits, &chosen.tokens, &chosen.finite])),
+        }
+        .map_err(backend)?;
         self.release(SlotId(0));
         let peak = peak_memory().map_err(backend)?;
         Ok((peak.saturating_sub(before) as u64).saturating_sub(self.limits.slot_bytes(bucket)))
@@ -66,5 +76,19 @@ impl LoadedModel {
     pub(crate) fn replace_kv(&mut self, kv: KvArenas, limits: ModelLimits) {
         self.kv = kv;
         self.limits = limits;
+    }
+}
+
+/// What takes most memory to sample by.
+fn filtered() -> Sample {
+    Sample {
+        params: Arc::new(SamplingParams {
+            top_k: 2,
+            top_p: 0.5,
+            ..SamplingParams::default()
+        }),
+        position: 0,
+        forbidden: Arc::default(),
+        history: None,
     }
 }

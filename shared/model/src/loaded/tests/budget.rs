@@ -2,6 +2,8 @@
 
 use kr_engine::model::Model;
 
+use crate::loaded::measure::WidestStep;
+use crate::sample::Sampler;
 use crate::testing::{Rig, fixture};
 use crate::{Kernels, LoadOptions};
 
@@ -50,6 +52,20 @@ fn a_wider_step_takes_more_workspace() {
     };
     let (narrow, wide) = (measured(16), measured(256));
     assert!(0 < narrow && narrow * 2 < wide, "{narrow} {wide}");
+}
+
+#[test]
+fn a_step_that_samples_on_the_device_is_measured_too() {
+    let options = LoadOptions {
+        kernels: Kernels::MlxOnly,
+        ..LoadOptions::default()
+    };
+    let mut rig = Rig::new(&fixture("llama-tied"), &options);
+    rig.model.sampler = Sampler::Device;
+    let step = WidestStep { tokens: 32, rows: 32 };
+    let logits_bytes = 32 * u64::from(rig.model.info().vocab_size) * 4;
+    // What filters by probability holds more than one array of that size.
+    assert!(rig.model.workspace(step).unwrap() > 2 * logits_bytes);
 }
 
 #[test]
