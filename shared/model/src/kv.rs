@@ -85,7 +85,7 @@ impl LayerKv {
 /// A row of an arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Row {
-    /// Never used since it was made: all zeros.
+    /// Never used since it was made: all zeros, or whatever lay there where attention reads nothing unwritten.
     Clean,
     /// Free, with a former owner's KV in it.
     Stale,

@@ -7,11 +7,14 @@ use mlx_rs::{Array, transforms};
 
 use kr_engine::model::{BucketId, ModelError, SlotId};
 
-use super::{KvArenas, LayerKv, Place, Result, Row, Stale, backend, contract, memory, zeros};
+use super::{KvArenas, LayerKv, Moves, Place, Result, Row, Stale, backend, contract, memory, zeros};
+use crate::kernels::{CopyRun, copy_runs, unwritten};
 use crate::layers::dim;
 use crate::step::indices;
 
-/// Share of the budget that a bucket's first rows may take: one in so many.
+/// Share of the budget that a bucket's first rows may take, one in so many: where rows take memory only as they are written, and
+/// where they take it at once.
+const STEP_UNWRITTEN: u64 = 4;
 const STEP: u64 = 16;
 
 impl KvArenas {
@@ -50,12 +53,16 @@ impl KvArenas {
         Ok(())
     }
 
-    /// Adds rows to `bucket`, as far as the budget allows: as many as it has, and at first a [`STEP`] of the budget, so that a
+    /// Adds rows to `bucket`, as far as the budget allows: as many as it has, and at first a share of the budget, so that a
     /// growing batch rarely waits for its arena to be moved. Returns the first new one.
     fn grow(&mut self, bucket: usize) -> Result<usize> {
         let rows = self.arenas[bucket].rows.len();
         let row_bytes = self.row_bytes(bucket);
-        let step = self.budget_bytes / STEP / row_bytes;
+        let share = match self.moves {
+            Moves::Direct => STEP_UNWRITTEN,
+            Moves::Graph | Moves::Queued => STEP,
+        };
+        let step = self.budget_bytes / share / row_bytes;
         let step = usize::try_from(step).unwrap_or(usize::MAX);
         let wanted = rows.max(step).max(1).min(self.places.len().saturating_sub(rows).max(1));
         if self.room(bucket) == 0 {
@@ -86,6 +93,9 @@ impl KvArenas {
 
     /// Layer by layer, so that old and new lie side by side for one layer only. Where that fails, layers before it have their rows.
     fn add_rows(&mut self, bucket: usize, added: usize) -> MlxResult<()> {
+        if self.moves == Moves::Direct {
+            return self.add_unwritten_rows(bucket, added);
+        }
         let (shape, capacity) = (self.shape, self.arenas[bucket].capacity);
         for layer in &mut self.layers {
             let new = zeros(shape, added, capacity)?;
@@ -99,6 +109,32 @@ impl KvArenas {
             };
             transforms::eval([&grown.keys, &grown.values])?;
             layer[bucket] = grown;
+        }
+        Ok(())
+    }
+
+    /// The same for memory that the system gives as it is written: rows that nobody owns are not touched.
+    fn add_unwritten_rows(&mut self, bucket: usize, added: usize) -> MlxResult<()> {
+        let arena = &self.arenas[bucket];
+        let taken = |row: &usize| matches!(arena.rows[*row], Row::Taken(_));
+        let taken: Vec<_> = (0..arena.rows.len()).filter(taken).collect();
+        for layer in &mut self.layers {
+            for array in layer[bucket].both() {
+                let [rows, heads, capacity, width] = *array.shape() else {
+                    return Err("an arena has four dimensions".into());
+                };
+                let len = array.size().checked_div(rows.unsigned_abs() as usize).unwrap_or(0);
+                let mut grown = unwritten(&[rows + dim(added), heads, capacity, width])?;
+                if !taken.is_empty() {
+                    let runs = taken.iter().map(|row| CopyRun {
+                        from: row * len,
+                        to: row * len,
+                        len,
+                    });
+                    copy_runs(array, &mut grown, runs)?;
+                }
+                *array = grown;
+            }
         }
         Ok(())
     }
