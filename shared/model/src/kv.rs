@@ -322,8 +322,15 @@ fn backend(error: mlx_rs::error::Exception) -> ModelError {
     ModelError::Backend(Box::new(error))
 }
 
+/// What MLX says where an allocation may have failed: it has words only to tell that from a broken backend, which nobody should try
+/// again with.
 fn memory(error: mlx_rs::error::Exception) -> ModelError {
-    ModelError::OutOfMemory(error.what().to_owned())
+    let what = error.what().to_lowercase();
+    let is_memory = ["out of memory", "insufficient memory", "allocat"];
+    match is_memory.iter().any(|words| what.contains(words)) {
+        true => ModelError::OutOfMemory(error.what().to_owned()),
+        false => backend(error),
+    }
 }
 
 #[cfg(test)]

@@ -290,3 +290,21 @@ fn slots_are_given_once() {
     rig.model.release(SlotId(0));
     rig.acquire(0, 0);
 }
+
+#[test]
+fn a_broken_backend_does_not_pass_for_want_of_memory() {
+    let of = |what: &'static str| super::memory(what.into());
+    for what in [
+        "[malloc] Unable to allocate 7 bytes.",
+        "cudaMallocAsync(&data, size, stream) failed: out of memory",
+        "[METAL] Command buffer execution failed: Insufficient Memory",
+    ] {
+        assert!(matches!(of(what), ModelError::OutOfMemory(_)), "{what}");
+    }
+    for what in [
+        "cudaPeekAtLastError() failed: invalid argument",
+        "cudaStreamSynchronize(stream) failed: an illegal memory access was encountered",
+    ] {
+        assert!(matches!(of(what), ModelError::Backend(_)), "{what}");
+    }
+}
