@@ -9,7 +9,7 @@ use kr_proto::serve::{
 use tokio_stream::StreamExt;
 use tonic::Status;
 
-use crate::{PATIENCE, Service};
+use crate::{ANSWER_PATIENCE, Service};
 
 /// A whole answer, checked while it was collected: indices without gap or repeat, exactly one end.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ pub async fn generate(service: &Service, request: GenerateRequest) -> Result<Ans
         }
         Ok(complete(pieces))
     };
-    tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
+    tokio::time::timeout(ANSWER_PATIENCE, work).await.expect("a stream ends")
 }
 
 /// Runs a `Generate` for several answers to its end and returns them by choice.
@@ -88,7 +88,7 @@ pub async fn generate_all(service: &Service, request: GenerateRequest) -> Result
         );
         Ok(pieces.into_values().map(complete).collect())
     };
-    tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
+    tokio::time::timeout(ANSWER_PATIENCE, work).await.expect("a stream ends")
 }
 
 /// Runs a `Chat` with one user message to its end.
@@ -126,7 +126,7 @@ pub async fn chat(service: &Service, content: &str, parameters: Parameters) -> R
         }
         Ok(complete(pieces))
     };
-    tokio::time::timeout(PATIENCE, work).await.expect("a stream ends")
+    tokio::time::timeout(ANSWER_PATIENCE, work).await.expect("a stream ends")
 }
 
 /// Puts the pieces of one choice together.

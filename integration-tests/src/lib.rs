@@ -29,6 +29,9 @@ use std::time::Duration;
 /// The longest any wait in a test takes before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The same for an answer: kernels that are compiled to count what tests cover compute some ten times slower.
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(240);
+
 /// Calls `check` until it returns something, or fails the test after [`PATIENCE`].
 ///
 /// # Panics
