@@ -57,7 +57,7 @@ pub(crate) fn serve(arguments: &[String]) -> Result<()> {
     };
     if !arguments.iter().any(names_model) {
         pull_model()?;
-        router.arg("--model").arg(model_folder()?);
+        router.arg("--model").arg(default_model_folder()?);
     }
     let error = std::os::unix::process::CommandExt::exec(router.args(arguments));
     Err(error).context("cannot start kr-router")
@@ -97,11 +97,25 @@ fn start(purpose: &str) -> Result<Service> {
     );
     Service::start(&ServiceOptions {
         router: &binaries.join("kr-router"),
-        arguments: &["--model".into(), model_folder()?.into(), "--workers".into(), "1".into()],
+        arguments: &[
+            "--model".into(),
+            default_model_folder()?.into(),
+            "--workers".into(),
+            "1".into(),
+        ],
         variables: &[],
         folder: &folder,
         start_limit: START_LIMIT,
     })
+}
+
+/// Returns the form of the demo model that is the fastest on the machine: 4 bits a weight, except with MLX for CUDA, whose
+/// quantised products are not trusted yet.
+fn default_model_folder() -> Result<PathBuf> {
+    match crate::mlx::is_for_cuda()? {
+        true => model_folder(),
+        false => quantized_model_folder(),
+    }
 }
 
 /// Returns where `kr model pull demo` puts the float32 model.

@@ -9,6 +9,7 @@ mod cargo_config;
 mod native;
 mod wheel;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,6 +35,16 @@ struct Sources {
     mlx_c: PathBuf,
     workspace: PathBuf,
     triple: String,
+}
+
+/// Returns whether cargo links MLX for CUDA here.
+///
+/// # Errors
+/// When there is no workspace around.
+pub(crate) fn is_for_cuda() -> Result<bool> {
+    let file = environment::workspace_root()?.join(".cargo/mlx.toml");
+    let written = fs::read_to_string(file).unwrap_or_default();
+    Ok(written.contains(&wheel::folder_stem(Backend::Cuda13)))
 }
 
 /// Prepares MLX for cargo; quick and offline when that has been done before.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use super::ours::{Bench, Model, Running, number};
 
-/// KV of about 800 tokens of the demo model in float32, where eight sequences of 256 are run at once.
+/// KV of about 800 tokens of the demo model in float32, where eight sequences that grow from 160 to 320 are run at once.
 const LITTLE_KV_BYTES: u64 = 800 * 2 * 30 * 3 * 64 * 4;
 
 /// What to measure.
@@ -108,8 +108,8 @@ fn pressure(settings: &Settings) -> Result<Value> {
     let bench = Bench {
         concurrency: 8,
         requests: 16,
-        prompt_tokens: 128,
-        max_tokens: 128,
+        prompt_tokens: 160,
+        max_tokens: 160,
     };
     let enough = Running::start(&Model::Float32, settings.threads(), &[])?;
     let baseline = enough.bench(&bench, &[])?;
@@ -119,6 +119,10 @@ fn pressure(settings: &Settings) -> Result<Value> {
     let measured = little.bench(&bench, &[])?;
     little.stop()?;
     ensure!(measured["errors"] == 0, "a request failed: {measured}");
+    ensure!(
+        measured["preemptions"].as_u64() > Some(0),
+        "nothing was preempted: {measured}"
+    );
     Ok(json!({
         "scenario": "pressure", "kv_budget_bytes": LITTLE_KV_BYTES, "little": shown(&measured), "enough": shown(&baseline),
     }))

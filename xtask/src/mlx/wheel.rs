@@ -24,6 +24,11 @@ const PLATFORMS: [&str; 6] = [
     "manylinux_2_5",
 ];
 
+/// The name of a backend's folder in the cache, up to the architecture.
+pub(crate) fn folder_stem(backend: Backend) -> String {
+    format!("mlx-{VERSION}-{}-", backend.name())
+}
+
 /// Returns the folder that holds MLX's `lib` and `include`, downloading the wheels when they are not in the cache.
 ///
 /// # Errors
@@ -34,7 +39,7 @@ pub(crate) fn install(cache: &Path, workspace: &Path, triple: &str, backend: Bac
         bail!("MLX {VERSION} has no wheel for {triple}: use x86_64 or aarch64");
     }
     let list = workspace.join(format!("xtask/wheels/{}.txt", backend.name()));
-    let folder = cache.join(format!("mlx-{VERSION}-{}-{architecture}", backend.name()));
+    let folder = cache.join(format!("{}{architecture}", folder_stem(backend)));
     publish::once(&folder, |draft| {
         eprintln!("MLX: downloading {VERSION} for {} ({})", backend.name(), list.display());
         for wheel in download(&list, architecture, draft)? {
